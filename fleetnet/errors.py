@@ -1,0 +1,181 @@
+"""The errors of fleetnet: one family, whose members a device program can act on.
+
+FleetError
+  LinkError               the way is broken; trying again may help
+    Unreachable           nobody answers there, or the network is down
+    HandshakeTimeout      somebody may be there, but the secure handshake did not end in time
+    LinkClosed            an open link ended without BYE
+  TrustError              the server is not to be trusted; nothing was sent to it
+    WrongCA               its chain does not lead to one of our anchors
+    CertificateExpired    its certificate has ended (or our clock is far ahead)
+    CertificateNotYetValid  it begins in the future: almost always our clock is unset
+    WrongName             it is somebody's certificate, but not this server's
+  Rejected                the server does not accept us; see ``reason`` and ``alert``
+  ProtocolError           the peer broke the rules of docs/protocol.md; see ``reason``
+  LimitError              a ceiling of limits.py was met
+  CredentialError         a key, a certificate or an anchor cannot be used
+  Unsupported             this interpreter lacks the feature
+
+Single inheritance only, and no attributes on built-in exceptions: MicroPython can do
+neither. Errors carry what happened first, what to do next behind it.
+"""
+
+# Reason codes: BYE, REFUSE and ProtocolError share this table (docs/protocol.md section 9).
+NORMAL = 0
+SHUTDOWN = 1
+REPLACED = 2
+IDLE = 3
+PROTOCOL = 4
+VERSION = 5
+UNKNOWN_DEVICE = 6
+DISABLED = 7
+REVOKED = 8
+NO_IDENTITY = 9
+OVERLOADED = 10
+LIMIT = 11
+STORE_UNAVAILABLE = 12
+UNKNOWN_KIND = 13
+GOING_AWAY = 14
+
+REASONS = {
+    NORMAL: "normal end",
+    SHUTDOWN: "server is shutting down",
+    REPLACED: "a newer session of this device took over",
+    IDLE: "nothing was heard in time",
+    PROTOCOL: "protocol error",
+    VERSION: "protocol version not supported",
+    UNKNOWN_DEVICE: "device is not registered",
+    DISABLED: "device is disabled",
+    REVOKED: "certificate is revoked",
+    NO_IDENTITY: "certificate names no fleetnet device",
+    OVERLOADED: "server is overloaded",
+    LIMIT: "a limit was exceeded",
+    STORE_UNAVAILABLE: "store is unavailable",
+    UNKNOWN_KIND: "unknown critical frame kind",
+    GOING_AWAY: "peer is going away",
+}
+
+
+def reason_text(code: int) -> str:
+    """Name a reason code; unknown codes (a newer peer's) keep their number."""
+    return REASONS.get(code) or "reason %d" % code
+
+
+class FleetError(Exception):
+    """Base of everything fleetnet raises on purpose."""
+
+
+class LinkError(FleetError):
+    """The way to the peer is broken; trying again may help."""
+
+
+class Unreachable(LinkError):
+    """No route, nobody listening, or the name does not resolve."""
+
+
+class HandshakeTimeout(LinkError):
+    """The TLS, DTLS or fleetnet handshake did not end within its deadline."""
+
+
+class LinkClosed(LinkError):
+    """An open link ended without BYE: reset, end of file, or silence."""
+
+
+class TrustError(FleetError):
+    """The server could not be verified. No application byte was sent."""
+
+
+class WrongCA(TrustError):
+    """The server's chain does not lead to a configured trust anchor."""
+
+
+class CertificateExpired(TrustError):
+    """The server's certificate is past its end date."""
+
+
+class CertificateNotYetValid(TrustError):
+    """The server's certificate begins in the future; check this device's clock."""
+
+
+class WrongName(TrustError):
+    """The server's certificate carries another name than the one asked for."""
+
+
+class Rejected(FleetError):
+    """The server does not accept this device.
+
+    Attributes:
+        reason: reason code of REFUSE or BYE (docs/protocol.md section 9), or None when
+            the refusal came from the TLS layer.
+        alert: TLS alert description number (RFC 8446 section 6), or None when the peer
+            or this interpreter does not disclose it.
+        retry_after_ms: how long the server asks us to stay away; 0 when it did not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        reason: "int | None" = None,
+        alert: "int | None" = None,
+        retry_after_ms: int = 0,
+    ):
+        super().__init__(message)
+        self.reason = reason
+        self.alert = alert
+        self.retry_after_ms = retry_after_ms
+
+
+class ProtocolError(FleetError):
+    """The peer broke the protocol.
+
+    Attributes:
+        reason: the code that goes into our BYE (PROTOCOL, LIMIT, VERSION, UNKNOWN_KIND).
+    """
+
+    def __init__(self, message: str, reason: int = PROTOCOL):
+        super().__init__(message)
+        self.reason = reason
+
+
+class LimitError(FleetError):
+    """A ceiling of limits.py was met; the message names it and its value."""
+
+
+class CredentialError(FleetError):
+    """A key, certificate or trust anchor cannot be used; the message says the remedy."""
+
+
+class Unsupported(FleetError):
+    """This interpreter or firmware lacks the feature; the message names what has it."""
+
+
+# RFC 8446 section 6 and RFC 5246 section 7.2: the alerts that a refused peer sees.
+ALERTS = {
+    40: "handshake failure",
+    42: "bad certificate",
+    43: "unsupported certificate",
+    44: "certificate revoked",
+    45: "certificate expired",
+    46: "certificate unknown",
+    47: "illegal parameter",
+    48: "unknown CA",
+    49: "access denied",
+    51: "decrypt error",
+    70: "protocol version",
+    71: "insufficient security",
+    80: "internal error",
+    112: "unrecognized name",
+    115: "unknown PSK identity",
+    116: "certificate required",
+}
+
+
+def rejected_by_alert(alert: "int | None") -> Rejected:
+    """Make the error for a fatal alert that the server sent during or after the handshake.
+
+    ``alert`` None: TLS 1.3 on mbedTLS hides the number.
+    """
+    if alert is None:
+        return Rejected("rejected, reason not given: see the server's log for this device")
+    name = ALERTS.get(alert) or "alert %d" % alert
+    return Rejected("rejected by the server: %s (TLS alert %d)" % (name, alert), alert=alert)

@@ -1,0 +1,264 @@
+"""HELLO, WELCOME and the closing pair REFUSE / BYE as values with a byte form.
+
+The device speaks first: a MicroPython TLS client that reads before it writes never sends
+its ClientHello. Source: docs/protocol.md section 4.
+"""
+
+from fleetnet import limits
+from fleetnet.errors import LIMIT, ProtocolError
+from fleetnet.fields import FieldReader, FieldWriter
+from fleetnet.varint import put_varint, take_varint
+
+VERSION_MAJOR = 1
+VERSION_MINOR = 0
+
+# Capability bits (docs/protocol.md section 4.3); both ends use the intersection.
+CAN_COMMAND = 0x01
+CAN_CONFIGURE = 0x02
+CAN_BLOB = 0x04
+CAN_RELAY = 0x08
+
+EPOCH_SIZE = 8
+NONCE_SIZE = 4
+
+_VERSION = 1
+_CAPABILITIES = 2
+_MAX_FRAME = 3
+_EPOCH = 4
+_STREAMS = 5
+_PEER_EPOCH = 6
+_RESUME = 7
+_NONCE = 8
+_UNIX_MS = 9
+_CODECS = 10
+_SOFTWARE = 11
+_BOOT = 12
+_UPTIME_MS = 13
+_SESSION_ID = 14
+_WINDOW = 15
+_KEEPALIVE_MS = 16
+_ACK_DELAY_MS = 17
+_RATE = 18
+_REASON = 19
+_RETRY_AFTER_MS = 20
+_DETAIL = 21
+
+# A unix time in ms fits six varint bytes until the year 2109.
+_TIME_BYTES = 7
+
+
+def _put_pairs(streams: "dict[int, tuple[int, int]]") -> bytearray:
+    buffer = bytearray()
+    for number in sorted(streams):
+        first, second = streams[number]
+        buffer.append(number)
+        put_varint(buffer, first)
+        put_varint(buffer, second)
+    return buffer
+
+
+def _take_pairs(data: bytes) -> "dict[int, tuple[int, int]]":
+    """Read ``stream u8, oldest varint, next varint`` repeated."""
+    at = 0
+    streams: "dict[int, tuple[int, int]]" = {}
+    while at < len(data):
+        number = data[at]
+        oldest, at = take_varint(data, at + 1)
+        following, at = take_varint(data, at)
+        if number > limits.MAX_STREAM or number in streams:
+            raise ProtocolError("stream %d out of range or named twice" % number)
+        if not 0 < oldest <= following <= limits.MAX_SEQUENCE + 1:
+            raise ProtocolError("stream %d: oldest %d, next %d" % (number, oldest, following))
+        streams[number] = (oldest, following)
+    return streams
+
+
+def _put_resume(points: "dict[int, int]") -> bytearray:
+    buffer = bytearray()
+    for number in sorted(points):
+        buffer.append(number)
+        put_varint(buffer, points[number])
+    return buffer
+
+
+def _take_resume(data: bytes) -> "dict[int, int]":
+    """Read ``stream u8, last durable sequence varint`` repeated."""
+    at = 0
+    points: "dict[int, int]" = {}
+    while at < len(data):
+        number = data[at]
+        points[number], at = take_varint(data, at + 1)
+        if number > limits.MAX_STREAM or points[number] > limits.MAX_SEQUENCE:
+            raise ProtocolError("resume point of stream %d out of range" % number)
+    return points
+
+
+class Greeting:
+    """What HELLO and WELCOME have in common; the subclasses add their own half.
+
+    Attributes:
+        version: (major, minor).
+        capabilities: bit set of CAN_*.
+        max_frame: largest frame payload the sender of this greeting takes, bytes.
+        epoch: 8 bytes naming this sender's run of sequence numbers.
+        streams: stream -> (oldest unacknowledged sequence, next sequence) of the sender.
+        peer_epoch: the receiver's epoch as last heard, or b"".
+        resume: stream -> last durable sequence of the receiver's messages in peer_epoch.
+        nonce: 4 bytes, chosen for each link by HELLO and repeated by WELCOME.
+        unix_ms: the sender's wall clock, ms since 1970; 0 when it does not know.
+    """
+
+    def __init__(self) -> None:
+        self.version = (VERSION_MAJOR, VERSION_MINOR)
+        self.capabilities = 0
+        self.max_frame = limits.MAX_FRAME_PAYLOAD
+        self.epoch = b""
+        self.streams: "dict[int, tuple[int, int]]" = {}
+        self.peer_epoch = b""
+        self.resume: "dict[int, int]" = {}
+        self.nonce = b""
+        self.unix_ms = 0
+
+    def _put(self, out: FieldWriter) -> None:
+        out.put_bytes(_VERSION, bytes(self.version))
+        out.put_int(_CAPABILITIES, self.capabilities)
+        out.put_int(_MAX_FRAME, self.max_frame)
+        out.put_bytes(_EPOCH, self.epoch)
+        if self.streams:
+            out.put_bytes(_STREAMS, _put_pairs(self.streams))
+        if self.peer_epoch:
+            out.put_bytes(_PEER_EPOCH, self.peer_epoch)
+            out.put_bytes(_RESUME, _put_resume(self.resume))
+        out.put_bytes(_NONCE, self.nonce)
+        if self.unix_ms:
+            out.put_int(_UNIX_MS, self.unix_ms)
+
+    def _take(self, fields: FieldReader) -> None:
+        version = fields.get_bytes(_VERSION, size=2)
+        if not version:
+            raise ProtocolError("greeting without a version")
+        self.version = (version[0], version[1])
+        self.capabilities = fields.get_int(_CAPABILITIES)
+        self.max_frame = fields.get_int(_MAX_FRAME)
+        if not 256 <= self.max_frame <= limits.ABSOLUTE_FRAME_PAYLOAD:
+            raise ProtocolError("max frame %d B is not 256..65535" % self.max_frame, LIMIT)
+        self.epoch = fields.get_bytes(_EPOCH, size=EPOCH_SIZE)
+        self.nonce = fields.get_bytes(_NONCE, size=NONCE_SIZE)
+        if not self.epoch or not self.nonce:
+            raise ProtocolError("greeting without epoch or nonce")
+        self.streams = _take_pairs(fields.get_bytes(_STREAMS))
+        self.peer_epoch = fields.get_bytes(_PEER_EPOCH, size=EPOCH_SIZE)
+        self.resume = _take_resume(fields.get_bytes(_RESUME))
+        self.unix_ms = fields.get_int(_UNIX_MS, 0, _TIME_BYTES)
+
+
+class Hello(Greeting):
+    """The initiator's greeting.
+
+    Attributes:
+        codecs: content-format numbers (IANA CoAP) it can read.
+        software: library and firmware, for people.
+        boot: random number of this boot, 1 .. 2**30-1; uptime_ms: ms since that boot.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codecs = b""
+        self.software = ""
+        self.boot = 0
+        self.uptime_ms = 0
+
+    def to_payload(self) -> bytes:
+        out = FieldWriter()
+        self._put(out)
+        out.put_bytes(_CODECS, self.codecs)
+        out.put_text(_SOFTWARE, self.software)
+        out.put_int(_BOOT, self.boot)
+        out.put_int(_UPTIME_MS, self.uptime_ms)
+        return out.to_payload()
+
+
+class Welcome(Greeting):
+    """The acceptor's answer; from here on messages flow.
+
+    Attributes:
+        session_id: 8 bytes for logs on both ends.
+        window: largest span of unacknowledged sequence numbers per stream.
+        keepalive_ms: the initiator pings after so long a silence.
+        ack_delay_ms: how long the acceptor may hold an acknowledgement back.
+        rate: messages a second that the acceptor wishes at most; 0: no wish.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.session_id = b""
+        self.window = limits.WINDOW
+        self.keepalive_ms = 60_000
+        self.ack_delay_ms = 100
+        self.rate = 0
+
+    def to_payload(self) -> bytes:
+        out = FieldWriter()
+        self._put(out)
+        out.put_bytes(_SESSION_ID, self.session_id)
+        out.put_int(_WINDOW, self.window)
+        out.put_int(_KEEPALIVE_MS, self.keepalive_ms)
+        out.put_int(_ACK_DELAY_MS, self.ack_delay_ms)
+        if self.rate:
+            out.put_int(_RATE, self.rate)
+        return out.to_payload()
+
+
+def decode_hello(payload: bytes) -> Hello:
+    """Read HELLO. Raises ProtocolError, nothing else. Version is left to the session."""
+    fields = FieldReader(payload)
+    hello = Hello()
+    hello._take(fields)
+    hello.codecs = fields.get_bytes(_CODECS)
+    hello.software = fields.get_text(_SOFTWARE)
+    hello.boot = fields.get_int(_BOOT)
+    hello.uptime_ms = fields.get_int(_UPTIME_MS, 0, _TIME_BYTES)
+    return hello
+
+
+def decode_welcome(payload: bytes) -> Welcome:
+    """Read WELCOME. Raises ProtocolError, nothing else."""
+    fields = FieldReader(payload)
+    welcome = Welcome()
+    welcome._take(fields)
+    welcome.session_id = fields.get_bytes(_SESSION_ID)
+    welcome.window = fields.get_int(_WINDOW, limits.WINDOW)
+    welcome.keepalive_ms = fields.get_int(_KEEPALIVE_MS, 60_000)
+    welcome.ack_delay_ms = fields.get_int(_ACK_DELAY_MS, 100)
+    welcome.rate = fields.get_int(_RATE)
+    if not 1_000 <= welcome.keepalive_ms <= 86_400_000 or welcome.ack_delay_ms > 10_000:
+        raise ProtocolError("keepalive or acknowledgement delay out of range")
+    if welcome.window > limits.MAX_WINDOW:
+        raise ProtocolError("window %d, limit %d" % (welcome.window, limits.MAX_WINDOW), LIMIT)
+    return welcome
+
+
+class Ending:
+    """REFUSE or BYE: why, and how long to stay away (ms, 0 = the device decides)."""
+
+    def __init__(self, reason: int, retry_after_ms: int = 0, detail: str = ""):
+        self.reason = reason
+        self.retry_after_ms = retry_after_ms
+        self.detail = detail
+
+    def to_payload(self) -> bytes:
+        out = FieldWriter()
+        out.put_int(_REASON, self.reason)
+        if self.retry_after_ms:
+            out.put_int(_RETRY_AFTER_MS, self.retry_after_ms)
+        if self.detail:
+            out.put_text(_DETAIL, self.detail)
+        return out.to_payload()
+
+
+def decode_ending(payload: bytes) -> Ending:
+    """Read REFUSE or BYE. Raises ProtocolError, nothing else."""
+    fields = FieldReader(payload)
+    return Ending(
+        fields.get_int(_REASON), fields.get_int(_RETRY_AFTER_MS), fields.get_text(_DETAIL)
+    )

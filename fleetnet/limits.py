@@ -1,0 +1,48 @@
+"""Every ceiling of the protocol in one place, with its reason.
+
+Nothing is allocated in a size that the wire dictates: a length is compared with one of
+these first. Server and device lower some of them through HELLO and WELCOME, never raise.
+"""
+
+# A TLS write of up to 4096 bytes is one record on every port (out record 4096 B), and a
+# device's input buffer of this size fits beside mbedTLS in a 64 KB heap.
+MAX_FRAME_PAYLOAD = 4096
+
+# The length field's own end: no negotiation goes above it.
+ABSOLUTE_FRAME_PAYLOAD = 65535
+
+# 1200 B, which crosses every IPv6 path, less 37 B of DTLS 1.2 AES-GCM record, with room.
+DATAGRAM_PAYLOAD = 1150
+
+# One sequenced frame with its header still fits a datagram, so that a message that was
+# queued for TLS can leave over DTLS after a move.
+FRAGMENT_PAYLOAD = 1136
+
+# A message in fragments: one configuration document; images are chunked above the session.
+MAX_MESSAGE = 65536
+
+# Sequence numbers stay small integers on 32-bit MicroPython; at 100 messages a second
+# this lasts 124 days, after which the device begins a new epoch.
+MAX_SEQUENCE = (1 << 30) - 1
+
+# Stream numbers use four bits of the flags byte.
+MAX_STREAM = 15
+
+# Messages between the cumulative acknowledgement and the newest one sent. 64 of them
+# fill a 100 ms round trip at 640 messages a second and bound the bitmap to 8 bytes.
+WINDOW = 64
+
+# What a peer may grant at most; more than a receiver's own window is never used.
+MAX_WINDOW = 1024
+
+# Bytes kept for frames that arrived before their turn, per session.
+EARLY_BYTES = 65536
+
+# Live messages wait for the next write only; the oldest of more than this is dropped.
+LIVE_QUEUE = 8
+
+# Field lists are handshakes of a dozen entries; more is an attack.
+MAX_FIELDS = 32
+
+# Text that a peer may send us to show: software names, refusal details.
+MAX_TEXT = 200
