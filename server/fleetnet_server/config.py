@@ -1,0 +1,111 @@
+"""Settings of the server: FOLDER/fleetnet.toml, overridden by FLEETNET_* variables.
+
+    tls_port = 7443                     # fleetnet.toml
+    FLEETNET_TLS_PORT=7443              # the same, and it wins
+
+A misspelt key stops the program: a setting that silently does nothing is worse.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from fleetnet_server.errors import ConfigError
+
+FILE_NAME = "fleetnet.toml"
+PREFIX = "FLEETNET_"
+
+
+class Settings(BaseSettings):
+    """What `fleetnet serve` needs to know. Frozen; made by ``load_settings``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    host: str = Field("localhost", description="name or address that devices connect to")
+    bind: str = Field("0.0.0.0", description="address that the server listens on")  # noqa: S104
+    tls_port: int = Field(7443, ge=0, le=65535, description="TCP port; 0: any free one")
+    dtls_port: int = Field(7443, ge=0, le=65535, description="UDP port; 0: any free one")
+    store: str = Field("fleet.db", min_length=1, description="store file, below the folder")
+    commit_interval_ms: float = Field(
+        20.0, ge=0, le=1000, description="least time between two commits"
+    )
+    commit_rows: int = Field(2048, ge=1, le=100_000, description="most messages in one commit")
+    handshake_timeout_s: float = Field(10.0, gt=0, le=120)
+    max_handshakes: int = Field(1000, ge=1, description="handshakes under way at once")
+    keepalive_s: float = Field(60.0, ge=1, le=86_400, description="what devices are asked for")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, whose values come as arguments."""
+        return env_settings, init_settings
+
+    def store_path(self, folder: Path) -> Path:
+        """Return where the store file is."""
+        return folder / self.store
+
+
+def load_settings(folder: str | Path) -> Settings:
+    """Read FOLDER/fleetnet.toml and the environment.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key (named with the nearest known
+            one), or a value out of range.
+    """
+    path = Path(folder) / FILE_NAME
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no fleet at {folder}: run `fleetnet init {folder}`, or name the folder with -C"
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    for key in values:
+        if key not in Settings.model_fields:
+            raise ConfigError(f"{path}: unknown key {key!r}{_nearest(key, Settings.model_fields)}")
+    _check_environment(os.environ)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def _check_environment(names: Iterable[str]) -> None:
+    """Refuse a misspelt FLEETNET_ variable; those of other programs resemble no key."""
+    for name in names:
+        key = name.removeprefix(PREFIX).lower()
+        if not name.startswith(PREFIX) or key in Settings.model_fields:
+            continue
+        hint = _nearest(key, Settings.model_fields, PREFIX)
+        if hint:
+            raise ConfigError(f"environment: unknown variable {name}{hint}")
+
+
+def _nearest(key: str, known: Iterable[str], prefix: str = "") -> str:
+    found = difflib.get_close_matches(key.lower(), list(known), n=1, cutoff=0.7 if prefix else 0.0)
+    if not found:
+        return ""
+    return f"; did you mean {prefix + found[0].upper() if prefix else repr(found[0])}?"
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = []
+    for problem in error.errors():
+        key = str(problem["loc"][0])
+        variable = PREFIX + key.upper()
+        place: Any = variable if variable in os.environ else path
+        lines.append(f"{place}: {key}: {problem['msg']}, not {problem['input']!r}")
+    return "\n".join(lines)

@@ -1,0 +1,229 @@
+"""Messages as the server keeps them, and the inspection of their bodies.
+
+Called once for each message, between a device's session and the store's writer: it decodes
+the types with msgspec, leaves the values as they are, and finds the first and the last
+time. A body that breaks the rules is kept with the reason, so that a device never resends
+it for ever.
+
+Source: docs/protocol.md section 3.2 (layouts in fleetnet/readings.py).
+"""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+
+from fleetnet.errors import ProtocolError
+from fleetnet.frame import EVENT, OPTIONAL, RAW, READINGS
+from fleetnet.varint import take_varint
+
+MAX_TIME_MS = 1 << 53  # what a JSON number carries exactly
+MAX_CHANNEL = 64  # characters
+# SQLite refuses JSON nested deeper than 1,000 and Python's decoder soon after; one such
+# body would make every query over the whole table fail.
+MAX_DEPTH = 64
+_TIME_BYTES = 8  # a varint of 53 bits
+
+_Time = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_MS)]
+_Boot = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CHANNEL)]
+_Reading = tuple[_Time, _Time, msgspec.Raw]
+
+_decode_readings = msgspec.json.Decoder(tuple[_Time, _Boot, list[_Name], list[_Reading]]).decode
+_decode_event = msgspec.json.Decoder(tuple[_Time, _Boot, _Name, msgspec.Raw]).decode
+
+_NOT_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}]')
+
+
+class Message(NamedTuple):
+    """One message, the unit of storage and of duplicate suppression.
+
+    The key is (epoch_id, stream, seq). Times are unix ms. ``t0`` and ``t1`` are the first
+    and last time in the body; both are None while the boot that dates it is unknown, and
+    both are ``received`` when the body carries no time or is unreadable. ``body`` is text
+    for JSON and bytes for everything else. ``problem`` is None for a body that is as
+    docs/protocol.md says.
+    """
+
+    device_id: int
+    epoch_id: int
+    stream: int
+    seq: int
+    kind: int
+    t0: int | None
+    t1: int | None
+    received: int
+    body: str | bytes
+    problem: str | None = None
+
+
+class Inspected(NamedTuple):
+    """The fields of Message that come out of a body."""
+
+    t0: int | None
+    t1: int | None
+    problem: str | None
+    body: str | bytes
+
+
+class RawBody(NamedTuple):
+    """A decoded RAW body; ``content_format`` is IANA's CoAP number (RFC 7252 section 12.3)."""
+
+    content_format: int
+    channel: str
+    base_ms: int
+    boot: int
+    data: bytes
+
+
+def inspect_body(
+    kind: int,
+    body: bytes,
+    offset_of_boot: Callable[[int], int | None],
+    received_ms: int,
+) -> Inspected:
+    """Check a body and date it.
+
+    Args:
+        kind: frame kind; the optional bit is ignored. Kinds without a layout are kept as
+            bytes, dated by their arrival.
+        body: the message as it left the session, 0 to 65,536 bytes.
+        offset_of_boot: unix ms minus uptime ms of a boot of this device, None when unknown.
+        received_ms: unix ms of arrival.
+
+    Raises:
+        Nothing that depends on ``body``.
+
+    Cost: about 1 us for one reading of 100 B, 4 us for 20 (CPython 3.11).
+    """
+    kind &= ~OPTIONAL
+    try:
+        if kind == READINGS:
+            return _inspect_readings(body, offset_of_boot)
+        if kind == RAW:
+            raw = decode_raw_untrusted(body)
+            first = _date(raw.base_ms, raw.boot, offset_of_boot)
+            return Inspected(first, first, None, body)
+        if kind == EVENT:
+            base_ms, boot, _name, value = _decode_event(body)
+            _check_depth(bytes(value))
+            first = _date(base_ms, boot, offset_of_boot)
+            return Inspected(first, first, None, body.decode())
+    except (msgspec.MsgspecError, ProtocolError, UnicodeDecodeError, _TooDeep) as error:
+        return Inspected(received_ms, received_ms, str(error) or "unreadable", body)
+    except RecursionError:
+        return Inspected(received_ms, received_ms, _TooDeep.TEXT, body)
+    return Inspected(received_ms, received_ms, None, body)
+
+
+def decode_raw_untrusted(body: bytes) -> RawBody:
+    """Decode a RAW body.
+
+    Raises:
+        ProtocolError: cut off, a channel that is empty, longer than 64 characters or not
+            UTF-8, or a time above 2**53 ms. Nothing else.
+    """
+    content_format, at = take_varint(body, 0)
+    size, at = take_varint(body, at)
+    end = at + size
+    if end > len(body):
+        raise ProtocolError("channel is cut off")
+    try:
+        channel = body[at:end].decode()
+    except UnicodeDecodeError:
+        raise ProtocolError("channel is not UTF-8") from None
+    if not 0 < len(channel) <= MAX_CHANNEL:
+        raise ProtocolError(f"channel has {len(channel)} characters, allowed: 1 to {MAX_CHANNEL}")
+    base_ms, at = take_varint(body, end, _TIME_BYTES)
+    boot, at = take_varint(body, at)
+    if base_ms > MAX_TIME_MS or boot > 0xFFFFFFFF:
+        raise ProtocolError("time or boot is out of range")
+    return RawBody(content_format, channel, base_ms, boot, body[at:])
+
+
+class DecodedReadings(NamedTuple):
+    """A READINGS body: items are (channel index, dt_ms, value as JSON)."""
+
+    base_ms: int
+    boot: int
+    channels: list[str]
+    items: list[tuple[int, int, Any]]
+
+
+def decode_readings(body: str | bytes) -> DecodedReadings:
+    """Decode a READINGS body that inspect_body found good; values stay msgspec.Raw.
+
+    Raises:
+        msgspec.MsgspecError: the body is not one.
+    """
+    return DecodedReadings(*_decode_readings(body))
+
+
+def boot_of(kind: int, body: str | bytes) -> int:
+    """Return the boot number of a good body; 0 when its times are unix times."""
+    kind &= ~OPTIONAL
+    if kind == RAW and isinstance(body, bytes):
+        return decode_raw_untrusted(body).boot
+    if kind == READINGS:
+        return decode_readings(body).boot
+    if kind == EVENT:
+        return _decode_event(body)[1]
+    return 0
+
+
+class _TooDeep(ValueError):
+    TEXT = f"value is nested deeper than {MAX_DEPTH}"
+
+
+def _inspect_readings(body: bytes, offset_of_boot: Callable[[int], int | None]) -> Inspected:
+    base_ms, boot, channels, items = _decode_readings(body)
+    if len(items) == 1:
+        # The worst case of the hot path: nothing to compare.
+        index, first, _value = items[0]
+        last = first
+    elif items:
+        index = max(items, key=_index_of)[0]
+        times = [item[1] for item in items]
+        first = min(times)
+        last = max(times)
+    else:
+        index = -1
+        first = last = 0
+    if index >= len(channels):
+        raise ProtocolError(f"channel index {index}, but the body lists {len(channels)} channels")
+    # Brackets are counted at memchr speed; only bodies with many of them are looked into.
+    if body.count(b"[") + body.count(b"{") - len(items) > MAX_DEPTH:
+        for item in items:
+            _check_depth(bytes(item[2]))
+    if boot:
+        offset = offset_of_boot(boot)
+        if offset is None:
+            return Inspected(None, None, None, body.decode())
+        base_ms += offset
+    return Inspected(base_ms + first, base_ms + last, None, body.decode())
+
+
+def _index_of(item: tuple[int, int, Any]) -> int:
+    return item[0]
+
+
+def _check_depth(value: bytes) -> None:
+    """Raise _TooDeep for valid JSON nested deeper than MAX_DEPTH."""
+    if value.count(b"[") + value.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for bracket in _NOT_STRUCTURE.sub(b"", value):
+        if bracket in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise _TooDeep(_TooDeep.TEXT)
+        else:
+            depth -= 1
+
+
+def _date(base_ms: int, boot: int, offset_of_boot: Callable[[int], int | None]) -> int | None:
+    if not boot:
+        return base_ms
+    offset = offset_of_boot(boot)
+    return None if offset is None else base_ms + offset

@@ -1,0 +1,29 @@
+"""Errors that only the server raises; the rest of the family is in fleetnet.errors.
+
+Every layer may import this module.
+"""
+
+from fleetnet.errors import CredentialError, FleetError
+
+
+class StoreUnavailable(FleetError):
+    """The store could not commit: disk full, I/O error, or locked by another program.
+
+    Nothing of the batch was stored. The same batch may be committed again.
+    """
+
+
+class StoreError(FleetError):
+    """The file is no store of ours, or one of another version; the message says the remedy."""
+
+
+class IdentityError(CredentialError):
+    """A certificate does not name exactly one fleetnet device."""
+
+
+class ConfigError(FleetError):
+    """A setting is unknown or has a wrong value; the message names it and its place."""
+
+
+class FolderError(FleetError):
+    """A fleet folder is missing, or would have been overwritten."""

@@ -1,0 +1,1 @@
+"""Who a device is: names, certificates, what a registry must offer, and the decision."""

@@ -1,0 +1,54 @@
+"""Reading the identity out of a client certificate that TLS has already verified."""
+
+from cryptography import x509
+from cryptography.x509.oid import ExtensionOID
+
+from fleetnet_server.errors import IdentityError
+from fleetnet_server.identity.names import URI_PREFIX, is_device_name
+
+# The parser's own errors do not share a base.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
+
+def device_name(der: bytes) -> str:
+    """Return the device that a certificate names.
+
+    Args:
+        der: one X.509 certificate.
+
+    Raises:
+        IdentityError: unreadable, or not exactly one SAN URI `urn:fleetnet:device:<name>`.
+            Nothing else.
+    """
+    return identity(der)[0]
+
+
+def identity(der: bytes) -> tuple[str, int]:
+    """Return (device name, serial number); as device_name."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        serial = certificate.serial_number
+        names = certificate.extensions.get_extension_for_oid(
+            ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+        ).value
+    except x509.ExtensionNotFound:
+        raise IdentityError("certificate has no subject alternative name") from None
+    except _UNREADABLE as error:
+        raise IdentityError(f"certificate cannot be read: {error}") from error
+    if not isinstance(names, x509.SubjectAlternativeName):
+        raise IdentityError("certificate has no readable subject alternative name")
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    found = [uri.removeprefix(URI_PREFIX) for uri in uris if uri.startswith(URI_PREFIX)]
+    if len(found) != 1:
+        raise IdentityError(f"certificate names {len(found)} fleetnet devices, not one")
+    if serial <= 0:
+        raise IdentityError(f"certificate has serial number {serial}, which RFC 5280 forbids")
+    if not is_device_name(found[0]):
+        raise IdentityError(f"certificate names {found[0][:80]!r}, which is no device name")
+    return found[0], serial

@@ -1,0 +1,65 @@
+"""Writing key material: whole or not at all, never over something else, private."""
+
+import os
+import secrets
+from pathlib import Path
+
+from fleetnet_server.errors import FolderError
+
+PRIVATE = 0o600
+PUBLIC = 0o644
+PRIVATE_FOLDER = 0o700
+
+
+def write_new_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """Write a file that does not exist yet; it appears whole, and is on the disk on return.
+
+    Raises:
+        FolderError: there is a file of that name; it was left alone.
+        OSError: disk full, no permission; no file of that name was left.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # A rename would replace an existing file; a link never does.
+        os.link(temporary, path)
+    except FileExistsError:
+        raise FolderError(f"{path} exists and was left alone: remove it first") from None
+    finally:
+        os.unlink(temporary)
+    sync_folder(path.parent)
+
+
+def make_private_folder(path: Path) -> None:
+    """Create a folder that only its owner can enter. Raises FileExistsError."""
+    path.mkdir(mode=PRIVATE_FOLDER)
+
+
+def move_folder_into_place(temporary: Path, path: Path) -> None:
+    """Rename a finished folder to its name; POSIX lets it replace an empty folder only.
+
+    Raises:
+        FolderError: there is something of that name; it was left alone.
+    """
+    try:
+        os.rename(temporary, path)
+    except (FileExistsError, NotADirectoryError):
+        raise FolderError(f"{path} exists and was left alone: remove it first") from None
+    except OSError as error:
+        if path.is_dir() and any(path.iterdir()):
+            raise FolderError(f"{path} is not empty and was left alone") from error
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

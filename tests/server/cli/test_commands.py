@@ -1,0 +1,180 @@
+"""The commands as a person runs them: in processes, with their exit codes."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from fleetnet.frame import READINGS
+from fleetnet_server.core.bodies import Message, inspect_body
+from fleetnet_server.store.sqlite import SqliteStore
+
+NOW = 1_800_000_000_000
+COMMAND = [sys.executable, "-m", "fleetnet_server.cli.main"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("FLEETNET_")}
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}
+
+
+def fleetnet(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=environment(**more),
+    )
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    folder = tmp_path / "fleet"
+    answer = fleetnet("init", folder, "--host", "fleet.example", "--host", "10.0.0.5")
+    assert answer.returncode == 0, answer.stderr
+    return folder
+
+
+def store_offset(boot: int) -> None:
+    return None
+
+
+def put(folder: Path, seq: int, body: str) -> None:
+    with SqliteStore(folder / "fleet.db") as store:
+        epoch = store.epoch_id(1, b"epoch-01")
+        t0, t1, problem, kept = inspect_body(READINGS, body.encode(), store_offset, NOW)
+        store.commit([Message(1, epoch, 3, seq, READINGS, t0, t1, NOW, kept, problem)])
+
+
+def test_init_keeps_secrets_private_and_never_overwrites(fleet: Path) -> None:
+    modes = {
+        str(path.relative_to(fleet)): stat.S_IMODE(path.stat().st_mode)
+        for path in (fleet, *fleet.rglob("*"))
+    }
+    for folder in (".", "ca", "server", "devices"):
+        assert modes[folder] == 0o700
+    for key in ("ca/key.der", "server/key.der"):
+        assert modes[key] == 0o600
+    before = {path: path.read_bytes() for path in fleet.rglob("*") if path.is_file()}
+    again = fleetnet("init", fleet)
+    assert again.returncode == 1
+    assert "not empty and was left alone" in again.stderr
+    assert {path: path.read_bytes() for path in fleet.rglob("*") if path.is_file()} == before
+    assert [path.name for path in fleet.parent.iterdir()] == ["fleet"], "something was left over"
+
+
+def test_init_takes_an_empty_folder_and_leaves_nothing_after_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    answer = fleetnet("-C", tmp_path / "empty", "init", "--json")
+    assert json.loads(answer.stdout) == {"folder": str(tmp_path / "empty"), "host": "localhost"}
+    assert fleetnet("init", tmp_path / "bad", "--host", "not a host").returncode == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_device_add_makes_a_bundle_once(fleet: Path) -> None:
+    added = fleetnet("-C", fleet, "device", "add", "cam-1", "--json")
+    bundle = fleet / "devices" / "cam-1"
+    assert json.loads(added.stdout) == {
+        "name": "cam-1",
+        "bundle": str(bundle),
+        "transport": "dtls",
+    }
+    assert sorted(path.name for path in bundle.iterdir()) == [
+        "ca.der",
+        "cert.der",
+        "config.json",
+        "key.der",
+    ]
+    assert json.loads((bundle / "config.json").read_text()) == {
+        "name": "cam-1",
+        "host": "fleet.example",
+        "tls_port": 7443,
+        "dtls_port": 7443,
+        "server_hostname": "fleet.example",
+        "transport": "dtls",
+    }
+    key = (bundle / "key.der").read_bytes()
+    again = fleetnet("-C", fleet, "device", "add", "cam-1")
+    assert again.returncode == 1
+    assert "already registered" in again.stderr
+    assert (bundle / "key.der").read_bytes() == key
+    assert "no device name" in fleetnet("-C", fleet, "device", "add", "../x").stderr
+    assert [path.name for path in (fleet / "devices").iterdir()] == ["cam-1"]
+
+
+def test_device_list_and_disable(fleet: Path) -> None:
+    for name in ("cam-2", "cam-1"):
+        assert fleetnet("device", "add", name, FLEETNET_FOLDER=str(fleet)).returncode == 0
+    assert fleetnet("-C", fleet, "device", "disable", "cam-2").returncode == 0
+    listed = fleetnet("-C", fleet, "device", "list", "--json")
+    assert json.loads(listed.stdout) == [
+        {"id": 2, "name": "cam-1", "state": "enabled"},
+        {"id": 1, "name": "cam-2", "state": "disabled"},
+    ]
+    plain = fleetnet("-C", fleet, "device", "list")
+    assert plain.stdout == "cam-1\tenabled\ncam-2\tdisabled\n"
+    assert fleetnet("-C", fleet, "device", "disable", "nobody").returncode == 1
+
+
+def test_query(fleet: Path) -> None:
+    fleetnet("-C", fleet, "device", "add", "cam-1")
+    put(fleet, 1, f'[{NOW},0,["t","h"],[[0,0,1.5],[1,250,"a\\u001b[31m\\u009b"]]]')
+    lines = fleetnet("-C", fleet, "query", "--json").stdout.splitlines()
+    assert json.loads(lines[0]) == {
+        "device": "cam-1",
+        "channel": "t",
+        "unix_ms": NOW,
+        "value": 1.5,
+        "stream": 3,
+        "epoch": b"epoch-01".hex(),
+        "seq": 1,
+    }
+    assert len(lines) == 2
+    plain = fleetnet("-C", fleet, "query", "--start", "2027-01-15T08:00:00.250").stdout
+    assert plain == '2027-01-15T08:00:00.250Z\tcam-1\th\t"a\\u001b[31m "\n'
+    assert fleetnet("-C", fleet, "query", "--end", NOW - 1).stdout == ""
+    assert fleetnet("-C", fleet, "query", "--device", "nobody").returncode == 1
+    assert fleetnet("-C", fleet, "query", "--start", "soon").returncode == 2
+
+
+def test_tail_shows_what_becomes_durable_and_ends_with_0(fleet: Path) -> None:
+    fleetnet("-C", fleet, "device", "add", "cam-1")
+    put(fleet, 1, '[1,0,["t"],[[0,0,1]]]')
+    process = subprocess.Popen(
+        [*COMMAND, "-C", str(fleet), "tail", "--json", "--from-start"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    watchdog = threading.Timer(30, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout
+        assert json.loads(process.stdout.readline())["value"] == 1
+        put(fleet, 2, '[1,0,["t"],[[0,0,2]]]')
+        assert json.loads(process.stdout.readline())["value"] == 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stdout.read() == ""
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
+
+
+def test_no_fleet_and_wrong_usage(tmp_path: Path) -> None:
+    missing = fleetnet("-C", tmp_path / "none", "query")
+    assert missing.returncode == 1
+    assert "fleetnet init" in missing.stderr
+    assert fleetnet("nonsense").returncode == 2
+    assert fleetnet("query", "--nonsense").returncode == 2

@@ -1,0 +1,192 @@
+"""Run the project's checks, one after the other, and close with a table of what ran.
+
+    python tools/run_checks.py all|style|types|imports|unit [-- PYTEST ARGUMENTS]
+
+All checks run even when one fails. STRICT=1 in the environment makes whatever was skipped, and
+every required tool that the set-up could not provide, a failure; a run with pytest arguments
+of its own (a part of the tests) is judged by that part alone.
+The last line printed is ``N passed, N failed, N skipped``, over the tests of all interpreters,
+where a failed check without tests of its own (ruff, mypy ...) counts as one.
+"""
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / ".tools"
+BIN = Path(sys.executable).parent
+PACKAGES = ["fleetnet", "server/fleetnet_server", "device_lib/fleetnet_device"]
+# What other CPythons run: not the rules, which look at the source and not at the interpreter, and
+# not the MicroPython runs, which are the same under each.
+PORTABLE = [
+    "tests/core",
+    "tests/ports",
+    "tests/server",
+    "tests/device",
+    "tests/test_bad_network.py",
+]
+
+
+class Result:
+    """The outcome of one check: tests counted where it has any, and why something was skipped."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ok = False
+        self.passed = self.failed = 0
+        self.skips: Counter[str] = Counter()
+        self.seconds = 0.0
+        self.note = ""
+
+    def line(self) -> str:
+        skipped = sum(self.skips.values())
+        word = "ok" if self.ok else "FAILED"
+        tests = f"{self.passed} passed, {self.failed} failed" if self.passed + self.failed else ""
+        if skipped:
+            tests += f", {skipped} skipped"
+        return f"  {self.name:<28} {word:<7} {self.seconds:6.1f} s  {tests}{self.note}"
+
+
+def run(command: list[str]) -> int:
+    """Run a command in the checkout with its output on ours; return its exit status."""
+    print(f"\n== {' '.join(Path(c).name if c.startswith('/') else c for c in command)}", flush=True)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+def style(result: Result, _: list[str]) -> None:
+    result.ok = run([str(BIN / "ruff"), "check", "."]) == 0
+
+
+def types(result: Result, _: list[str]) -> None:
+    packages = [package for package in PACKAGES if (ROOT / package).is_dir()]
+    result.ok = run([str(BIN / "mypy"), *packages]) == 0
+
+
+def imports(result: Result, _: list[str]) -> None:
+    result.ok = run([str(BIN / "lint-imports"), "--no-cache"]) == 0
+
+
+def unit(result: Result, arguments: list[str]) -> None:
+    pytest(result, sys.executable, arguments)
+
+
+def count(result: Result, report: Path) -> None:
+    """Add the tests of a JUnit report to the result; skips by their reason."""
+    for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - written by our pytest
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            result.failed += 1
+        elif skipped is None:
+            result.passed += 1
+        elif skipped.get("type") == "pytest.xfail":
+            result.passed += 1
+        else:
+            result.skips[skipped.get("message") or "no reason given"] += 1
+
+
+def pytest(result: Result, python: str, arguments: list[str]) -> None:
+    report = TOOLS / f"report-{os.getpid()}.xml"
+    command = [python, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    try:
+        status = run([*command, *arguments])
+        if report.exists():
+            count(result, report)
+    finally:
+        report.unlink(missing_ok=True)
+    result.ok = status == 0
+    if status not in (0, 1):
+        result.note = f" (pytest ended with status {status})"
+
+
+def other_python(folder: Path) -> Callable[[Result, list[str]], None]:
+    """A check by the environment that set-up made for another CPython."""
+
+    def check(result: Result, arguments: list[str]) -> None:
+        python = str(folder / "bin" / "python")
+        imported = run([python, "-c", "import fleetnet, fleetnet_server, fleetnet_device"]) == 0
+        answered = run([str(folder / "bin" / "fleetnet"), "--help"]) == 0
+        tests = [path for path in PORTABLE if (ROOT / path).exists()]
+        pytest(result, python, [*tests, *arguments])
+        result.ok = result.ok and imported and answered
+        if not (imported and answered):
+            result.note += " (the packages do not import, or fleetnet --help fails)"
+
+    return check
+
+
+def absent_tools() -> list[tuple[str, str, str]]:
+    """What set-up could not provide: (name, required or optional, why)."""
+    path = TOOLS / "absent"
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [line.split("\t", 2) for line in lines]
+    return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
+
+
+def chosen(what: str) -> dict[str, Callable[[Result, list[str]], None]]:
+    single = {"style": style, "types": types, "imports": imports, "unit": unit}
+    if what in single:
+        return {what: single[what]}
+    if what != "all":
+        sys.exit(f"run_checks: {what} is none of all, {', '.join(single)}")
+    checks: dict[str, Callable[[Result, list[str]], None]] = {
+        "style (ruff)": style,
+        "types (mypy)": types,
+        "imports (import-linter)": imports,
+        f"tests (Python {sys.version_info[0]}.{sys.version_info[1]})": unit,
+    }
+    for folder in sorted(ROOT.glob(".venv-3.*")):
+        if any(folder.glob("stamp.*")):
+            checks[f"tests (Python {folder.name.removeprefix('.venv-')})"] = other_python(folder)
+    return checks
+
+
+def close(results: list[Result], strict: bool) -> bool:
+    """Print the table and the closing line; return whether the run is good."""
+    absent = absent_tools()
+    required = [row for row in absent if row[1] == "required"]
+    skipped = sum(sum(result.skips.values()) for result in results)
+    print("\nWhat ran")
+    for result in results:
+        print(result.line())
+    if skipped or absent:
+        print("\nWhat did not")
+    for name, need, why in absent:
+        print(f"  {name} ({need}): {why}")
+    for result in results:
+        for reason, times in sorted(result.skips.items()):
+            print(f"  {times} x in {result.name}: {reason}")
+    good = all(result.ok for result in results)
+    if strict and (required or skipped):
+        print(f"\nSTRICT=1: {skipped} skipped, {len(required)} required tools missing: a failure")
+        good = False
+    passed = sum(result.passed for result in results)
+    failed = sum(max(result.failed, 0 if result.ok else 1) for result in results)
+    failed += (skipped + len(required)) if strict else 0
+    print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return good
+
+
+def main() -> int:
+    what, *rest = sys.argv[1:] or ["all"]
+    arguments = rest[1:] if rest[:1] == ["--"] else rest
+    TOOLS.mkdir(exist_ok=True)
+    results = []
+    for name, check in chosen(what).items():
+        result = Result(name)
+        begin = time.monotonic()
+        check(result, arguments)
+        result.seconds = time.monotonic() - begin
+        results.append(result)
+    strict = os.environ.get("STRICT", "") not in ("", "0") and not arguments
+    return 0 if close(results, strict) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
