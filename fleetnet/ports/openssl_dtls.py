@@ -1,0 +1,334 @@
+"""The DTLS 1.2 server without a socket: cookies, associations by address, timers.
+
+The rule here: a stranger's datagram costs nothing that lasts. Functions that meet
+unproven bytes end in ``_untrusted``; they answer with at most as many bytes as came, and
+otherwise drop. State begins when a ClientHello comes back with the cookie that was sent
+to its address (RFC 6347 section 4.2.1). A ClientHello on the address of a live
+association goes the same way, and replaces it only when the new handshake is complete
+(section 4.2.8), so a forged one disturbs nobody.
+"""
+
+import hmac
+import heapq
+import os
+from collections.abc import Callable
+from typing import Any
+
+from fleetnet.errors import FleetError, HandshakeTimeout
+from fleetnet.ports.openssl_context import Context
+from fleetnet.ports.openssl_object import RECORD_HEADER, SslObject
+
+Address = tuple[Any, ...]
+
+_HANDSHAKE = 22
+_APPLICATION = 23
+_CLIENT_HELLO = 1
+_HEADERS = RECORD_HEADER + 12  # record and handshake header
+_COOKIE_BYTES = 16
+_COOKIE_LIFE_S = 60.0
+
+# A refused client whose alert was lost asks again; the alert is repeated so long and often.
+_TOMBSTONE_S = 10.0
+_TOMBSTONES = 1000
+_REPEATS = 8
+
+
+class Association:
+    """One client's DTLS state; ``owner`` belongs to whoever uses the acceptor."""
+
+    __slots__ = ("address", "deadline", "due", "owner", "ssl")
+
+    def __init__(self, address: Address, ssl: SslObject, deadline: float):
+        self.address = address
+        self.ssl = ssl
+        self.deadline = deadline
+        self.due = deadline
+        self.owner: Any = None
+
+
+class DtlsAcceptor:
+    """Feeds datagrams to associations; calls back when one opens, receives or fails.
+
+    Args:
+        context: a server context with ``datagram``.
+        transmit: function(datagram, address) that sends or drops.
+        on_open: function(association), its handshake is complete; set ``owner`` here.
+        on_data: function(association, payload), one record's payload; b"": close_notify.
+        on_lost: function(association, error), an open association broke.
+        on_refused: function(address, error), a handshake failed or timed out.
+        mtu: largest datagram to send, bytes.
+        max_handshakes: handshakes under way at once; more hellos are dropped, and come again.
+        handshake_timeout_s: after which an unfinished handshake is forgotten.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        transmit: Callable[[bytes, Address], None],
+        on_open: Callable[[Association], None],
+        on_data: Callable[[Association, bytes], None],
+        on_lost: Callable[[Association, FleetError | None], None],
+        on_refused: Callable[[Address, FleetError], None],
+        mtu: int = 1200,
+        max_handshakes: int = 1000,
+        handshake_timeout_s: float = 10.0,
+    ):
+        self._context = context
+        self._transmit = transmit
+        self._on_open = on_open
+        self._on_data = on_data
+        self._on_lost = on_lost
+        self._on_refused = on_refused
+        self._mtu = mtu
+        self._max_handshakes = max_handshakes
+        self._handshake_timeout_s = handshake_timeout_s
+        self.associations: dict[Address, Association] = {}
+        self.half_open: dict[Address, Association] = {}
+        self._tombstones: dict[Address, list[Any]] = {}
+        self._timers: list[tuple[float, int, Association]] = []
+        self._order = 0
+        self._cookie_keys = [os.urandom(32), os.urandom(32)]
+        self._cookies_until = 0.0
+        self.junk = 0
+        self.hellos = 0
+        self.handshakes = 0
+        self.refused = 0
+
+    def receive(self, data: bytes, address: Address, now: float) -> None:
+        """Take one datagram that came from ``address`` at ``now`` (seconds, monotonic)."""
+        if len(data) > RECORD_HEADER:
+            association = self.associations.get(address)
+            if association is not None and data[0] == _APPLICATION:
+                self._receive_record(association, data)
+                return
+            if data[0] == _HANDSHAKE and not data[4] and data[RECORD_HEADER] == _CLIENT_HELLO:
+                self._receive_hello_untrusted(data, address, now)
+                return
+            if address in self.half_open:
+                self._go_on(self.half_open[address], data, now)
+                return
+            if association is not None:
+                self._receive_record(association, data)
+                if self.associations.get(address) is association:
+                    self._flush(association)
+                return
+            if self._repeat_alert(address, now):
+                return
+        self.junk += 1
+
+    def _receive_record(self, association: Association, data: bytes) -> None:
+        ssl = association.ssl
+        ssl.feed(data)
+        try:
+            payload = ssl.read()
+            while payload is not None:
+                self._on_data(association, payload)
+                # Most datagrams hold one record; a second look at the buffer costs a call.
+                if not payload or RECORD_HEADER + (data[11] << 8 | data[12]) == len(data):
+                    return
+                if self.associations.get(association.address) is not association:
+                    return
+                payload = ssl.read()
+        except FleetError as error:
+            self._drop(association)
+            self._on_lost(association, error)
+
+    # -- strangers -------------------------------------------------------------------
+
+    def _receive_hello_untrusted(self, data: bytes, address: Address, now: float) -> None:
+        parsed = parse_hello_untrusted(data)
+        if parsed is None:
+            self.junk += 1
+            return
+        cookie, rest = parsed
+        if not self._is_cookie(cookie, rest, address, now):
+            self.hellos += 1
+            answer = hello_verify_request(data[5:11], self._cookie(0, rest, address))
+            if len(answer) <= len(data):
+                self._transmit(answer, address)
+            return
+        known = self.half_open.get(address)
+        if known is not None:
+            self._go_on(known, data, now)  # its own retransmission
+        elif len(self.half_open) < self._max_handshakes:
+            self._begin(data, address, now)
+
+    def _cookie(self, key: int, rest: bytes, address: Address) -> bytes:
+        message = repr(address).encode() + b"\0" + rest
+        return hmac.digest(self._cookie_keys[key], message, "sha256")[:_COOKIE_BYTES]
+
+    def _is_cookie(self, cookie: bytes, rest: bytes, address: Address, now: float) -> bool:
+        if now >= self._cookies_until:
+            self._cookies_until = now + _COOKIE_LIFE_S
+            self._cookie_keys = [os.urandom(32), self._cookie_keys[0]]
+        if len(cookie) != _COOKIE_BYTES:
+            return False
+        return any(
+            hmac.compare_digest(cookie, self._cookie(key, rest, address)) for key in (0, 1)
+        )
+
+    def _begin(self, data: bytes, address: Address, now: float) -> None:
+        self._tombstones.pop(address, None)
+        ssl = SslObject(self._context, peer="%s:%s" % address[:2], mtu=self._mtu)
+        ssl.feed(data)
+        if not ssl.listen():
+            ssl.free()
+            self.junk += 1
+            return
+        association = Association(address, ssl, now + self._handshake_timeout_s)
+        self.half_open[address] = association
+        self._go_on(association, b"", now)
+
+    # -- handshakes ------------------------------------------------------------------
+
+    def _go_on(self, association: Association, data: bytes, now: float) -> None:
+        association.ssl.feed(data)
+        try:
+            done = association.ssl.handshake()
+        except FleetError as error:
+            self._refuse(association, error, now)
+            return
+        self._flush(association)
+        if done:
+            self._open(association)
+        else:
+            self._arm(association, now)
+
+    def _open(self, association: Association) -> None:
+        address = association.address
+        del self.half_open[address]
+        old = self.associations.pop(address, None)
+        self.associations[address] = association
+        self.handshakes += 1
+        if old is not None:
+            self._on_lost(old, None)
+            old.ssl.free()
+        self._on_open(association)
+        # Data may have come in the same datagram as the client's Finished.
+        if association.address in self.associations:
+            self._receive_rest(association)
+
+    def _receive_rest(self, association: Association) -> None:
+        try:
+            while (payload := association.ssl.read()) is not None:
+                self._on_data(association, payload)
+                if self.associations.get(association.address) is not association:
+                    return
+        except FleetError as error:
+            self._drop(association)
+            self._on_lost(association, error)
+
+    def _refuse(self, association: Association, error: FleetError, now: float) -> None:
+        alert = association.ssl.output()
+        self.half_open.pop(association.address, None)
+        association.ssl.free()
+        self.refused += 1
+        if alert:
+            self._transmit(alert, association.address)
+            if len(self._tombstones) >= _TOMBSTONES:
+                self._tombstones.pop(next(iter(self._tombstones)))
+            self._tombstones[association.address] = [now + _TOMBSTONE_S, _REPEATS, alert]
+        self._on_refused(association.address, error)
+
+    def _repeat_alert(self, address: Address, now: float) -> bool:
+        stone = self._tombstones.get(address)
+        if stone is None:
+            return False
+        until, repeats, alert = stone
+        if now >= until or not repeats:
+            del self._tombstones[address]
+            return False
+        stone[1] = repeats - 1
+        self._transmit(alert, address)
+        return True
+
+    def _flush(self, association: Association) -> None:
+        for datagram in association.ssl.datagrams(self._mtu):
+            self._transmit(datagram, association.address)
+
+    # -- timers ----------------------------------------------------------------------
+
+    def _arm(self, association: Association, now: float) -> None:
+        wait_s = association.ssl.timeout()
+        due = association.deadline if wait_s is None else min(now + wait_s, association.deadline)
+        association.due = due
+        self._order += 1
+        heapq.heappush(self._timers, (due, self._order, association))
+
+    def next_timer(self) -> float | None:
+        """Return when handle_timer wants to run (``now`` of receive), or None."""
+        return self._timers[0][0] if self._timers else None
+
+    def handle_timer(self, now: float) -> None:
+        """Retransmit handshake flights that are due, forget handshakes out of time."""
+        while self._timers and self._timers[0][0] <= now:
+            due, _, association = heapq.heappop(self._timers)
+            if association.due != due or self.half_open.get(association.address) is not association:
+                continue
+            if now >= association.deadline:
+                error = HandshakeTimeout("%s:%s: DTLS handshake not finished" % association.address[:2])
+                self._refuse(association, error, now)
+                continue
+            try:
+                association.ssl.handle_timeout()
+            except FleetError as error:
+                self._refuse(association, error, now)
+                continue
+            self._flush(association)
+            self._arm(association, now)
+
+    # -- the owner's side --------------------------------------------------------------
+
+    def send(self, association: Association, payload: bytes) -> None:
+        """Send one datagram's payload; a lost one is the caller's to repeat."""
+        association.ssl.write(payload)
+        self._transmit(association.ssl.output(), association.address)
+
+    def close(self, association: Association) -> None:
+        """Send close_notify and forget the association."""
+        if self.associations.get(association.address) is association:
+            association.ssl.close_notify()
+            self._flush(association)
+            self._drop(association)
+
+    def _drop(self, association: Association) -> None:
+        if self.associations.get(association.address) is association:
+            del self.associations[association.address]
+            association.ssl.free()
+
+
+def parse_hello_untrusted(data: bytes) -> tuple[bytes, bytes] | None:
+    """Cut a ClientHello into (cookie, everything else of its body); None: not acceptable.
+
+    Fragmented ones are refused, as they could not be answered without state. Source:
+    RFC 6347 sections 4.1, 4.2.1, 4.2.2.
+    """
+    size = len(data)
+    if size < _HEADERS + 36 or data[1] != 0xFE or data[3]:
+        return None
+    record_end = RECORD_HEADER + (data[11] << 8 | data[12])
+    body_size = int.from_bytes(data[14:17], "big")
+    offset = int.from_bytes(data[19:22], "big")
+    fragment = int.from_bytes(data[22:25], "big")
+    end = _HEADERS + body_size
+    if record_end > size or offset or fragment != body_size or end != record_end:
+        return None
+    at = _HEADERS + 2 + 32  # version, random
+    at += 1 + data[at]  # session id
+    if at >= end:
+        return None
+    cookie_end = at + 1 + data[at]
+    if cookie_end > end:
+        return None
+    return data[at + 1 : cookie_end], data[_HEADERS:at] + data[cookie_end:end]
+
+
+def hello_verify_request(sequence: bytes, cookie: bytes) -> bytes:
+    """Lay out HelloVerifyRequest; ``sequence``: the hello's record sequence (6 bytes).
+
+    The version is DTLS 1.0's, as RFC 6347 section 4.2.1 wants it.
+    """
+    body = b"\xfe\xff" + bytes((len(cookie),)) + cookie
+    length = len(body).to_bytes(3, "big")
+    message = b"\x03" + length + b"\0\0" + b"\0\0\0" + length + body
+    return b"\x16\xfe\xff\0\0" + sequence + len(message).to_bytes(2, "big") + message

@@ -1,0 +1,1 @@
+"""Listeners: they end TLS and DTLS, and know nothing of sessions or devices."""

@@ -1,0 +1,145 @@
+"""The TLS listener: one protocol object a connection, no task, no StreamReader."""
+
+import asyncio
+
+from fleetnet.errors import FleetError, LinkClosed
+from fleetnet.ports.openssl_context import Context
+from fleetnet.ports.openssl_protocol import SecureProtocol
+from fleetnet_server.net.transport import Accept, LinkHandler, Refused
+
+# Bytes waiting for a device that does not read; acknowledgements are some 10 B each, so a
+# device that far behind is dead or hostile.
+_MAX_UNSENT = 262_144
+
+# Connection bursts after a restart; the default of 100 stalls them for seconds.
+_BACKLOG = 4096
+
+
+class TlsConnection(SecureProtocol):
+    """One client's connection; the Transport that core sees."""
+
+    kind = "tls"
+    datagram = False
+
+    def __init__(self, listener: "TlsListener"):
+        super().__init__(listener.context, None, listener.handshake_timeout_s)
+        self._listener = listener
+        self._handler: LinkHandler | None = None
+        self._is_counted = False
+        self.address: tuple[str, int] = ("?", 0)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        name = transport.get_extra_info("peername")
+        if name:
+            self.address = (name[0], name[1])
+        listener = self._listener
+        if listener.half_open >= listener.max_handshakes:
+            listener.overloaded += 1
+            assert isinstance(transport, asyncio.Transport)
+            self._is_over = True
+            transport.abort()
+            return
+        self._is_counted = True
+        listener.half_open += 1
+        listener.connections.add(self)
+        super().connection_made(transport)
+
+    def on_established(self) -> None:
+        self._uncount()
+        assert self._ssl is not None
+        self._listener.handshakes += 1
+        self._handler = self._listener.accept(self, self._ssl.peer_certificate() or b"")
+
+    def on_data(self, data: bytes) -> None:
+        if self._handler is not None:
+            self._handler.receive_data(data)
+
+    def on_end(self, error: FleetError | None) -> None:
+        self._uncount()
+        handler = self._handler
+        self._handler = None
+        if handler is not None:
+            handler.link_lost(error)
+        elif error is not None:
+            self._listener.refused_count += 1
+            self._listener.refused(self.kind, self.address, error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._listener.connections.discard(self)
+        super().connection_lost(exc)
+
+    def send(self, data: bytes) -> None:
+        super().send(data)
+        transport = self._transport
+        if transport is not None and transport.get_write_buffer_size() > _MAX_UNSENT:
+            self._finish(LinkClosed(f"{self.address[0]}:{self.address[1]} does not read"))
+            self.abort()
+
+    def close(self, linger_s: float = 1.0) -> None:
+        """See Transport.close."""
+        self._handler = None
+        self.shut(linger_s)
+
+    def abort(self) -> None:
+        self._handler = None
+        super().abort()
+
+    def _uncount(self) -> None:
+        if self._is_counted:
+            self._is_counted = False
+            self._listener.half_open -= 1
+
+
+class TlsListener:
+    """Accepts TLS connections and hands the authenticated ones to ``accept``.
+
+    Attributes:
+        half_open, handshakes, refused_count, overloaded: counters.
+        connections: those with a socket, lingering ones included.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        accept: Accept,
+        refused: Refused,
+        *,
+        handshake_timeout_s: float = 10.0,
+        max_handshakes: int = 1000,
+    ):
+        self.context = context
+        self.accept = accept
+        self.refused = refused
+        self.handshake_timeout_s = handshake_timeout_s
+        self.max_handshakes = max_handshakes
+        self.half_open = 0
+        self.handshakes = 0
+        self.refused_count = 0
+        self.overloaded = 0
+        self.connections: set[TlsConnection] = set()
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen on ``host``:``port``; port 0 takes a free one, see ``port``.
+
+        Raises:
+            OSError: the address is in use or not ours.
+        """
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: TlsConnection(self), host, port, backlog=_BACKLOG
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop_accepting(self) -> None:
+        """Take no new connections; the others go on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def close(self) -> None:
+        """Stop, and drop what is still connected."""
+        self.stop_accepting()
+        for connection in list(self.connections):
+            connection.abort()

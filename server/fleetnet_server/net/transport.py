@@ -1,0 +1,45 @@
+"""What the listeners give to core, and what they want from it."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from fleetnet.errors import FleetError
+
+
+class Transport(Protocol):
+    """One authenticated link to a client.
+
+    Attributes:
+        kind: "tls" or "dtls".
+        datagram: True for DTLS.
+        address: (host, port) of the client.
+    """
+
+    kind: str
+    datagram: bool
+    address: tuple[str, int]
+
+    def send(self, data: bytes) -> None:
+        """Send a piece of the stream, or one datagram's payload; never blocks."""
+
+    def close(self, linger_s: float = 1.0) -> None:
+        """Flush, say close_notify, and end after ``linger_s`` at the latest."""
+
+    def abort(self) -> None:
+        """End at once."""
+
+
+class LinkHandler(Protocol):
+    """What core attaches to a link."""
+
+    def receive_data(self, data: bytes) -> None:
+        """Take a piece of the stream, or one datagram's payload."""
+
+    def link_lost(self, error: FleetError | None) -> None:
+        """The link is gone; called once, never after the handler closed it itself."""
+
+
+# Called with the transport and the client's leaf certificate (DER).
+Accept = Callable[[Transport, bytes], LinkHandler]
+# Called with kind, address and the reason of a handshake that failed.
+Refused = Callable[[str, tuple[str, int], FleetError], None]
