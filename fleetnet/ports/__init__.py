@@ -13,10 +13,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fleetnet.ports import cpython as port
+    import fleetnet.ports.cpython as port
 elif sys.implementation.name == "micropython":
     from fleetnet.ports import micropython as port
 else:
-    from fleetnet.ports import cpython as port
+    import fleetnet.ports.cpython as port
 
 __all__ = ["port"]

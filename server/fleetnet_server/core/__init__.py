@@ -1,0 +1,1 @@
+"""Sessions of devices: from an authenticated link to durable, acknowledged messages."""

@@ -10,7 +10,7 @@ import socket
 from fleetnet.errors import FleetError
 from fleetnet.ports.openssl_context import Context
 from fleetnet.ports.openssl_dtls import Address, Association, DtlsAcceptor
-from fleetnet_server.net.transport import Accept, LinkHandler, Refused
+from fleetnet_server.core.transport import Accept, LinkHandler, Refused
 
 # A turn stays under a millisecond or two, so that timers and TLS get theirs.
 _DATAGRAMS_A_TURN = 64

@@ -5,7 +5,7 @@ import asyncio
 from fleetnet.errors import FleetError, LinkClosed
 from fleetnet.ports.openssl_context import Context
 from fleetnet.ports.openssl_protocol import SecureProtocol
-from fleetnet_server.net.transport import Accept, LinkHandler, Refused
+from fleetnet_server.core.transport import Accept, LinkHandler, Refused
 
 # Bytes waiting for a device that does not read; acknowledgements are some 10 B each, so a
 # device that far behind is dead or hostile.

@@ -1,4 +1,4 @@
-"""What the listeners give to core, and what they want from it."""
+"""What core wants of a link, and what a listener hands the link's bytes to."""
 
 from collections.abc import Callable
 from typing import Protocol

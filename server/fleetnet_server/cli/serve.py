@@ -1,0 +1,79 @@
+"""`fleetnet serve`: the back-end in the foreground, until SIGTERM or Ctrl-C."""
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from fleetnet_server.app import Backend
+from fleetnet_server.config import Settings, load_settings
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Log lines, and the ready line, as JSON.")
+@click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
+@click.pass_obj
+def serve(folder: Path, as_json: bool, quiet: bool) -> None:
+    """Run the back-end of the fleet in FOLDER.
+
+    Prints one line when it accepts devices. SIGTERM or Ctrl-C ends it cleanly: everything
+    received is committed and acknowledged, devices get BYE.
+    """
+    settings = load_settings(folder)
+    configure_logging(as_json, quiet)
+    run(_serve(folder, settings, as_json))
+
+
+async def _serve(folder: Path, settings: Settings, as_json: bool) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with Backend(folder, settings) as backend:
+        ready = {"tls_port": backend.tls_port, "dtls_port": backend.dtls_port}
+        if as_json:
+            click.echo(json.dumps({"event": "ready", **ready}))
+        else:
+            click.echo(
+                f"ready: TLS on TCP port {backend.tls_port}, DTLS on UDP port {backend.dtls_port}"
+            )
+        await stopping.wait()
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run on uvloop, which takes twice as many handshakes a second as asyncio's loop."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        asyncio.run(work)
+    else:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work)
+
+
+def configure_logging(as_json: bool, quiet: bool) -> None:
+    """Send structlog and the standard library's log records to standard error."""
+    level = logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(message)s")
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,257 @@
+"""The server's view of one device on one link: its session, from HELLO to BYE."""
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from fleetnet import errors, events
+from fleetnet import frame as wire
+from fleetnet.errors import FleetError
+from fleetnet.handshake import Hello, Welcome
+from fleetnet.ports import port
+from fleetnet.session import DOWN, OVER, Session
+from fleetnet.ticks import ticks_diff
+from fleetnet_server.core.transport import Transport
+from fleetnet_server.errors import StoreUnavailable
+from fleetnet_server.identity.authenticate import Refusal
+from fleetnet_server.identity.registry import Device
+
+if TYPE_CHECKING:
+    from fleetnet_server.core.sessions import Sessions
+
+# What this version stores; other critical kinds end the session by their rule.
+_STORED_KINDS = frozenset((wire.READINGS, wire.RAW, wire.EVENT, wire.LOG))
+
+# After the last frame a datagram link stays so long, to repeat an answer that was lost.
+_AFTERLIFE_S = 5.0
+
+# How long a reconnecting device may wait for its old link's messages to become durable.
+_FLUSH_S = 5.0
+_STORE_RETRY_MS = 5_000
+
+
+class Peer:
+    """LinkHandler of one link.
+
+    Attributes:
+        device_id, name: of the authenticated device; 0 and the address for a refused one.
+        epoch_id: the store's number of the epoch, once HELLO was accepted.
+        pending: messages handed to the writer and not yet durable.
+    """
+
+    __slots__ = (
+        "_afterlife", "_boot", "_boot_offset", "_refusal", "_session", "_sessions", "_transport",
+        "armed_at", "device_id", "epoch_id", "is_open", "name", "pending",
+    )  # fmt: skip
+
+    def __init__(self, sessions: "Sessions", transport: Transport, who: Device | Refusal):
+        self._sessions = sessions
+        self._transport: Transport | None = transport
+        self._refusal = who if isinstance(who, Refusal) else None
+        self.device_id = 0 if isinstance(who, Refusal) else who.id
+        self.name = f"at {transport.address[0]}" if isinstance(who, Refusal) else who.name
+        self.epoch_id = 0
+        self.pending = 0
+        self.is_open = False
+        self.armed_at: float | None = None
+        self._afterlife = False
+        self._boot = 0
+        self._boot_offset = 0
+        self._session = Session(
+            os.urandom, False, max_frame=sessions.max_frame, wall_ms=port.unix_ms
+        )
+        self._session.open_link(port.ticks(), transport.datagram)
+        self._arm(port.ticks())
+
+    # -- what the listener calls -----------------------------------------------------
+
+    def receive_data(self, data: bytes) -> None:
+        """See LinkHandler."""
+        now = port.ticks()
+        session = self._session
+        session.receive_data(data, now)
+        needs_answer = True
+        for event in session.take_events():
+            if type(event) is events.Received and event.kind in _STORED_KINDS and event.seq:
+                self._sessions.router.take(self, event)
+                needs_answer = False
+            else:
+                self._handle(event, now)
+        if needs_answer:
+            self._flush(now)
+        elif session.receiver.ack_due is not None:
+            self._arm(now)
+
+    def link_lost(self, error: FleetError | None) -> None:
+        """See LinkHandler."""
+        self._transport = None
+        self._session.close_link()
+        self._sessions.leave(self, "link lost" if error is None else str(error))
+
+    # -- what the session says ---------------------------------------------------------
+
+    def _handle(self, event: object, now: int) -> None:
+        if isinstance(event, events.HelloReceived):
+            self._hello(event.hello, now)
+        elif isinstance(event, events.Gap):
+            self._sessions.store.note_gap(
+                self.device_id, self.epoch_id, event.stream, event.first, event.last
+            )
+            self._sessions.noted_gap(self, event)
+        elif isinstance(event, events.Closed):
+            self._closed(event)
+        elif isinstance(event, events.Received) and event.seq:
+            if event.kind & wire.OPTIONAL:
+                self._sessions.router.take(self, event)
+            else:
+                # Nothing is acknowledged, so nothing is lost: a newer server will take it.
+                self._session.bye(now, errors.UNKNOWN_KIND)
+
+    def _hello(self, hello: Hello, now: int) -> None:
+        if self._refusal is not None:
+            self._session.refuse(self._refusal.reason)
+            self._sessions.refused(self, self._refusal)
+            self._end()
+            return
+        if self._sessions.enter(self):
+            # Messages of the old link are on their way to the disk: the resume points
+            # must not miss them.
+            self._sessions.spawn(self._welcome_after_flush(hello))
+        else:
+            self._welcome(hello, now)
+
+    async def _welcome_after_flush(self, hello: Hello) -> None:
+        try:
+            async with asyncio.timeout(_FLUSH_S):
+                await self._sessions.flush()
+        except TimeoutError:
+            self._session.refuse(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
+            self._end()
+        else:
+            if self._transport is not None:
+                self._welcome(hello, port.ticks())
+        self._flush(port.ticks())
+
+    def _welcome(self, hello: Hello, now: int) -> None:
+        sessions = self._sessions
+        try:
+            marks = sessions.store.watermarks(self.device_id, hello.epoch)
+            self.epoch_id = sessions.store.epoch_id(self.device_id, hello.epoch)
+        except StoreUnavailable:
+            self._session.refuse(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
+            self._end()
+            return
+        if hello.boot:
+            self._boot = hello.boot
+            self._boot_offset = port.unix_ms() - hello.uptime_ms
+            sessions.store.set_boot(self.device_id, hello.boot, self._boot_offset)
+        welcome = Welcome()
+        welcome.session_id = os.urandom(8)
+        welcome.window = sessions.window()
+        welcome.keepalive_ms = sessions.keepalive_ms
+        welcome.ack_delay_ms = sessions.ack_delay_ms
+        self._session.welcome(welcome, hello, marks, now)
+        self.is_open = True
+        sessions.opened(self, hello, self._transport)
+        for event in self._session.take_events():
+            self._handle(event, now)
+
+    def _closed(self, event: events.Closed) -> None:
+        ending = event.ending
+        text = errors.reason_text(ending.reason)
+        if ending.detail:
+            text = f"{text}: {ending.detail}"
+        self._sessions.leave(self, f"{'device' if event.by_peer else 'server'} ended it: {text}")
+        self._end()
+
+    def _end(self) -> None:
+        """Nothing more will be received: send what is left, then let go of the link."""
+        self._flush(port.ticks())
+        transport = self._transport
+        if transport is None:
+            return
+        if transport.datagram:
+            self._afterlife = True
+            self._sessions.timers.arm(self, _AFTERLIFE_S)
+        else:
+            self._transport = None
+            transport.close()
+
+    # -- what the router and the sessions table call -------------------------------------
+
+    def boot_offset(self, boot: int) -> int | None:
+        """Return unix ms minus uptime ms of a boot of this device, None when unknown."""
+        if boot == self._boot:
+            return self._boot_offset
+        return self._sessions.store.boot_offset(self.device_id, boot)
+
+    def acknowledge(self, stream: int, seq: int, now: int) -> None:
+        """Messages up to ``seq`` are durable; the acknowledgement leaves when it is due."""
+        if not self.is_open:
+            if not self.pending:
+                self._sessions.drained(self)
+            return
+        self._session.acknowledge(stream, seq, now)
+        due = self._session.receiver.ack_due
+        if due is not None and ticks_diff(due, now) <= 0:
+            self._flush(now)
+        else:
+            self._arm(now)
+
+    def acknowledge_now(self) -> None:
+        """Let every acknowledgement leave at once (before a shutdown)."""
+        now = port.ticks()
+        self._session.receiver.acknowledge_soon(now)
+        self._flush(now)
+
+    def set_window(self, window: int) -> None:
+        """Offer ``window`` messages a stream from now on; 0 halts the device."""
+        now = port.ticks()
+        self._session.set_window(window, now)
+        self._flush(now)
+
+    def bye(self, reason: int, retry_after_ms: int = 0) -> None:
+        """Begin to end the session."""
+        now = port.ticks()
+        if self._session.state in (DOWN, OVER):
+            return
+        self._session.bye(now, reason, retry_after_ms)
+        self._flush(now)
+
+    def drop(self) -> None:
+        """End the link now, whatever the session's state."""
+        self.is_open = False
+        transport = self._transport
+        self._transport = None
+        if transport is not None:
+            transport.abort()
+
+    def handle_timer(self) -> None:
+        """See Timers."""
+        if self._transport is None:
+            return
+        if self._afterlife:
+            transport = self._transport
+            self._transport = None
+            transport.close()
+            return
+        now = port.ticks()
+        self._session.handle_timer(now)
+        for event in self._session.take_events():
+            self._handle(event, now)
+        self._flush(now)
+
+    def _flush(self, now: int) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        while chunks := self._session.data_to_send(now):
+            for chunk in chunks:
+                transport.send(chunk)
+        if not self._afterlife:
+            self._arm(now)
+
+    def _arm(self, now: int) -> None:
+        due = self._session.next_timer()
+        if due is not None:
+            self._sessions.timers.arm(self, ticks_diff(due, now) / 1000)

@@ -1,0 +1,122 @@
+"""From a received message to the store, and from the commit to its acknowledgement.
+
+Subscribers get copies after the commit, from bounded queues of their own: a slow one
+loses copies and counts them, and never delays an acknowledgement.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fleetnet.events import Received
+from fleetnet.ports import port
+from fleetnet_server.core.bodies import Message, inspect_body
+from fleetnet_server.core.ports import MessageWriter
+
+if TYPE_CHECKING:
+    from fleetnet_server.core.peer import Peer
+
+_log = logging.getLogger("fleetnet.router")
+
+# Bodies that wait for a commit. Above the high mark every window is shut, so that a store
+# that stands still costs this much memory and no more; below the low mark they reopen.
+_HIGH_BYTES = 64 << 20
+_LOW_BYTES = 32 << 20
+
+_SUBSCRIBER_QUEUE = 10_000
+
+
+class Router:
+    """Takes messages of all peers; ``on_durable`` is the writer's callback.
+
+    Attributes:
+        writer: set by app before the first message.
+        received, stored, duplicates, problems: counters of messages.
+        is_shut: the windows are shut because the store is behind.
+    """
+
+    def __init__(self) -> None:
+        self.writer: MessageWriter[Peer] | None = None
+        self.received = 0
+        self.stored = 0
+        self.duplicates = 0
+        self.problems = 0
+        self.is_shut = False
+        self.on_shut: Callable[[bool], None] | None = None
+        self._waiting_bytes = 0
+        self._subscribers: set[asyncio.Queue[tuple[str, Message]]] = set()
+        self.subscriber_dropped = 0
+
+    def take(self, peer: "Peer", event: Received) -> None:
+        """Check one message and hand it to the writer."""
+        assert self.writer is not None
+        payload = event.payload
+        received_ms = int(time.time() * 1000)
+        t0, t1, problem, body = inspect_body(event.kind, payload, peer.boot_offset, received_ms)
+        if problem is not None:
+            self.problems += 1
+            _log.warning(
+                "device %s, stream %d, message %d: %s; it is stored as it came",
+                peer.name, event.stream, event.seq, problem,
+            )
+        self.received += 1
+        peer.pending += 1
+        self._waiting_bytes += len(payload)
+        message = Message(
+            peer.device_id, peer.epoch_id, event.stream, event.seq, event.kind,
+            t0, t1, received_ms, body, problem,
+        )
+        self.writer.put(message, peer)
+        if self._waiting_bytes > _HIGH_BYTES and not self.is_shut:
+            self._shut(True)
+
+    def on_durable(self, done: "list[tuple[Message, Peer, bool]]") -> None:
+        """Acknowledge a committed batch, then hand copies to the subscribers."""
+        heads: dict[tuple[Peer, int], int] = {}
+        size = stored = 0
+        for message, peer, is_new in done:
+            heads[peer, message.stream] = message.seq
+            peer.pending -= 1
+            size += len(message.body)
+            stored += is_new
+        self.stored += stored
+        self.duplicates += len(done) - stored
+        # Text shrinks when it is decoded; what is left over is forgotten with the last one.
+        self._waiting_bytes = max(0, self._waiting_bytes - size)
+        now = port.ticks()
+        for (peer, stream), seq in heads.items():
+            peer.acknowledge(stream, seq, now)
+        if self.is_shut and self._waiting_bytes < _LOW_BYTES:
+            self._shut(False)
+        if self._subscribers:
+            self._publish(done)
+
+    def _shut(self, is_shut: bool) -> None:
+        self.is_shut = is_shut
+        _log.warning(
+            "store is behind: devices wait" if is_shut else "store has caught up: devices go on"
+        )
+        if self.on_shut is not None:
+            self.on_shut(is_shut)
+
+    def subscribe(self) -> "asyncio.Queue[tuple[str, Message]]":
+        """Return a queue that gets (device name, message) of what is newly durable."""
+        queue: asyncio.Queue[tuple[str, Message]] = asyncio.Queue(_SUBSCRIBER_QUEUE)
+        self._subscribers.add(queue)
+        return queue
+
+    def unsubscribe(self, queue: "asyncio.Queue[tuple[str, Message]]") -> None:
+        """Stop filling a queue that subscribe() made."""
+        self._subscribers.discard(queue)
+
+    def _publish(self, done: "list[tuple[Message, Peer, bool]]") -> None:
+        for message, peer, is_new in done:
+            if not is_new:
+                continue
+            for queue in self._subscribers:
+                try:
+                    queue.put_nowait((peer.name, message))
+                except asyncio.QueueFull:
+                    self.subscriber_dropped += 1
