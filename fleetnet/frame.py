@@ -56,6 +56,9 @@ SEQUENCED = 0x10
 MORE = 0x20
 _RESERVED = 0xC0
 
+# kind, flags, 3 bytes of length, 5 of sequence number.
+_MAX_HEADER = 10
+
 
 def encode_frame(kind: int, flags: int, seq: int, payload: bytes) -> bytes:
     """Lay out one frame; ``seq`` counts only when ``flags`` has SEQUENCED."""
@@ -64,15 +67,6 @@ def encode_frame(kind: int, flags: int, seq: int, payload: bytes) -> bytes:
     if flags & SEQUENCED:
         put_varint(head, seq)
     return bytes(head) + payload
-
-
-def header_size(payload_size: int, seq: int) -> int:
-    """Bytes in front of a payload; ``seq`` 0 for a frame without sequence."""
-    size = 3 if payload_size < 0x80 else 4 if payload_size < 0x4000 else 5
-    while seq:
-        size += 1
-        seq >>= 7
-    return size
 
 
 def decode_frame(
@@ -94,21 +88,20 @@ def decode_frame(
     flags = data[at + 1]
     if flags & _RESERVED:
         raise ProtocolError("reserved frame flags 0x%02x" % flags)
+    length = data[at + 2]
+    start = at + 3
+    seq = 0
     try:
-        length = data[at + 2]
-        start = at + 3
         if length > 0x7F:
             length, start = take_varint(data, at + 2, 3)
-        seq = 0
         if flags & SEQUENCED:
             seq = data[start] if start < end else 0x80
             start += 1
             if not 0 < seq < 0x80:
                 seq, start = take_varint(data, start - 1)
     except ProtocolError:
-        # A header that is still arriving looks cut off; 10 bytes are always enough.
-        if end - at < 10:
-            return None
+        if end - at < _MAX_HEADER:
+            return None  # a header that is still arriving looks cut off
         raise
     if length > max_payload:
         raise ProtocolError("frame of %d B, limit %d B" % (length, max_payload), LIMIT)
@@ -118,9 +111,7 @@ def decode_frame(
     elif flags & MORE:
         raise ProtocolError("fragment without a sequence number")
     stop = start + length
-    if stop > end:
-        return None
-    return data[at], flags, seq, start, stop
+    return None if stop > end else (data[at], flags, seq, start, stop)
 
 
 class FrameSplitter:
@@ -171,3 +162,19 @@ def split_datagram(data: bytes, max_payload: int) -> "list[tuple[int, int, int, 
         kind, flags, seq, start, at = head
         frames.append((kind, flags, seq, data[start:at]))
     return frames
+
+
+def pack_datagrams(frames: "list[bytes]") -> "list[bytes]":
+    """Put whole encoded frames together into datagrams of at most DATAGRAM_PAYLOAD bytes."""
+    datagrams = []
+    group: "list[bytes]" = []
+    size = 0
+    for encoded in frames:
+        if group and size + len(encoded) > limits.DATAGRAM_PAYLOAD:
+            datagrams.append(b"".join(group))
+            group = []
+            size = 0
+        group.append(encoded)
+        size += len(encoded)
+    datagrams.append(b"".join(group))
+    return datagrams

@@ -5,7 +5,7 @@ its ClientHello. Source: docs/protocol.md section 4.
 """
 
 from fleetnet import limits
-from fleetnet.errors import LIMIT, ProtocolError
+from fleetnet.errors import LIMIT, VERSION, ProtocolError
 from fleetnet.fields import FieldReader, FieldWriter
 from fleetnet.varint import put_varint, take_varint
 
@@ -65,7 +65,7 @@ def _take_pairs(data: bytes) -> "dict[int, tuple[int, int]]":
         number = data[at]
         oldest, at = take_varint(data, at + 1)
         following, at = take_varint(data, at)
-        if number > limits.MAX_STREAM or number in streams:
+        if not 0 < number <= limits.MAX_STREAM or number in streams:
             raise ProtocolError("stream %d out of range or named twice" % number)
         if not 0 < oldest <= following <= limits.MAX_SEQUENCE + 1:
             raise ProtocolError("stream %d: oldest %d, next %d" % (number, oldest, following))
@@ -88,7 +88,7 @@ def _take_resume(data: bytes) -> "dict[int, int]":
     while at < len(data):
         number = data[at]
         points[number], at = take_varint(data, at + 1)
-        if number > limits.MAX_STREAM or points[number] > limits.MAX_SEQUENCE:
+        if not 0 < number <= limits.MAX_STREAM or points[number] > limits.MAX_SEQUENCE:
             raise ProtocolError("resume point of stream %d out of range" % number)
     return points
 
@@ -236,6 +236,16 @@ def decode_welcome(payload: bytes) -> Welcome:
     if welcome.window > limits.MAX_WINDOW:
         raise ProtocolError("window %d, limit %d" % (welcome.window, limits.MAX_WINDOW), LIMIT)
     return welcome
+
+
+def check_welcome(welcome: Welcome, epoch: bytes, fragment_payload: int) -> None:
+    """Raise ProtocolError when an initiator of this epoch cannot live with ``welcome``."""
+    if welcome.version[0] != VERSION_MAJOR:
+        raise ProtocolError("peer speaks version %d" % welcome.version[0], VERSION)
+    if welcome.max_frame < fragment_payload:
+        raise ProtocolError("peer takes frames of %d B only" % welcome.max_frame, LIMIT)
+    if welcome.peer_epoch != epoch:
+        raise ProtocolError("WELCOME names another epoch")
 
 
 class Ending:

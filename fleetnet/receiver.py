@@ -8,11 +8,12 @@ Memory: out-of-order frames up to limits.EARLY_BYTES, one message in fragments a
 """
 
 from fleetnet import limits
+from fleetnet.acks import put_ack
 from fleetnet.errors import LIMIT, ProtocolError
 from fleetnet.events import Gap, Received
 from fleetnet.frame import MORE
 from fleetnet.ticks import ticks_add, ticks_diff
-from fleetnet.varint import put_varint, take_varint
+from fleetnet.varint import put_varint
 
 
 class ReceiveStream:
@@ -216,11 +217,8 @@ class Receiver:
                 continue
             stream.dirty = False
             stream.reported = stream.durable
-            out.append(number)
-            put_varint(out, stream.durable)
             bitmap = self._bitmap(stream) if self._datagram else b""
-            out.append(len(bitmap))
-            out.extend(bitmap)
+            put_ack(out, number, stream.durable, bitmap)
         if len(out) == size and not self._tell_window:
             return b""
         self._tell_window = False
@@ -237,27 +235,3 @@ class Receiver:
         for seq in stream.early:
             bits[(seq - base) >> 3] |= 1 << ((seq - base) & 7)
         return bytes(bits)
-
-
-def decode_ack(payload: bytes) -> "tuple[int, list[tuple[int, int, bytes]]]":
-    """Read ACK: (window, list of (stream, cumulative, bitmap)).
-
-    Raises:
-        ProtocolError: cut off, or a stream or the window out of range.
-    """
-    window, at = take_varint(payload, 0)
-    if window > limits.MAX_WINDOW:
-        raise ProtocolError("window %d, limit %d" % (window, limits.MAX_WINDOW), LIMIT)
-    end = len(payload)
-    entries = []
-    while at < end:
-        number = payload[at]
-        cum, at = take_varint(payload, at + 1)
-        if at >= end or number > limits.MAX_STREAM:
-            raise ProtocolError("acknowledgement is cut off or names stream %d" % number)
-        stop = at + 1 + payload[at]
-        if stop > end:
-            raise ProtocolError("acknowledgement bitmap is cut off")
-        entries.append((number, cum, payload[at + 1 : stop]))
-        at = stop
-    return window, entries

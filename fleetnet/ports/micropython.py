@@ -40,6 +40,8 @@ _RECEIVE_BYTES = 1500
 # How often a DTLS handshake is driven: its retransmission timer runs only inside calls.
 _DRIVE_MS = 20
 
+HAS_SYSTEM_STORE = False
+
 _BUSY = (errno.EAGAIN, errno.EINPROGRESS)
 
 sleep_ms = asyncio.sleep_ms

@@ -123,7 +123,7 @@ def _load_anchors(native, ca):
                 % (len(data), _der_size(data))
             )
         try:
-            native.load_verify_locations(cadata=data)
+            native.load_verify_locations(data)
         except (ValueError, OSError) as error:
             raise CredentialError("trust anchor does not load (%r): %s" % (error, _form(data)))
 

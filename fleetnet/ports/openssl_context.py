@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from OpenSSL import SSL, crypto
 
 from fleetnet.errors import CredentialError
@@ -109,6 +109,8 @@ def client_context(
             _trust(context, ca)
     if cert is not None:
         _present(context, cert, key)
+    elif key is not None:
+        raise CredentialError("a key is of no use without its certificate: pass cert=")
     return context
 
 
@@ -149,27 +151,29 @@ def _certificates(source: Source, what: str) -> list[x509.Certificate]:
         raise CredentialError(f"{what} is neither DER nor PEM ({error}): {remedy}") from error
 
 
-def _private_key(source: Source) -> PrivateKeyTypes:
+def _private_key(source: Source) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     data = _read(source, "key")
     try:
         if b"-----BEGIN" in data:
             key = serialization.load_pem_private_key(data, None)
         else:
             key = serialization.load_der_private_key(data, None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CredentialError(
             f"key is no unencrypted DER or PEM private key ({error}): convert it without a "
             "pass phrase"
         ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise CredentialError(
-            f"key type {type(key).__name__} is not understood by cameras: use P-256"
+            f"key type {type(key).__name__} is not understood by mbedTLS on boards: use P-256"
         )
     return key
 
 
 def _trust(context: Context, ca: Source | Sequence[Source]) -> None:
     sources: Iterable[Source] = ca if isinstance(ca, list | tuple) else [ca]  # type: ignore[list-item]
+    if not sources:
+        raise CredentialError("no trust anchor was given: pass the CA's certificate")
     store = context.native.get_cert_store()
     if store is None:
         raise CredentialError("this OpenSSL gives no certificate store to fill")
@@ -196,7 +200,13 @@ def _present(context: Context, cert: Source, key: Source | None) -> None:
             f"key does not match the certificate of {chain[0].subject.rfc4514_string()}: "
             "they were made at different times?"
         )
-    context.native.use_certificate(chain[0])
-    for issuer in chain[1:]:
-        context.native.add_extra_chain_cert(issuer)
-    context.native.use_privatekey(secret)
+    try:
+        context.native.use_certificate(chain[0])
+        for issuer in chain[1:]:
+            context.native.add_extra_chain_cert(issuer)
+        context.native.use_privatekey(secret)
+    except SSL.Error as error:
+        raise CredentialError(
+            f"OpenSSL refuses the certificate or its key ({error}): use P-256, or RSA with 2048 "
+            "bits or more, and SHA-256"
+        ) from error

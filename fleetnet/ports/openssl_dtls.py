@@ -8,8 +8,8 @@ association goes the same way, and replaces it only when the new handshake is co
 (section 4.2.8), so a forged one disturbs nobody.
 """
 
-import hmac
 import heapq
+import hmac
 import os
 from collections.abc import Callable
 from typing import Any
@@ -36,13 +36,14 @@ _REPEATS = 8
 class Association:
     """One client's DTLS state; ``owner`` belongs to whoever uses the acceptor."""
 
-    __slots__ = ("address", "deadline", "due", "owner", "ssl")
+    __slots__ = ("address", "cookie", "deadline", "due", "owner", "ssl")
 
-    def __init__(self, address: Address, ssl: SslObject, deadline: float):
+    def __init__(self, address: Address, ssl: SslObject, cookie: bytes, deadline: float):
         self.address = address
         self.ssl = ssl
+        self.cookie = cookie  # stands for the ClientHello that began this handshake
         self.deadline = deadline
-        self.due = deadline
+        self.due: float | None = None  # of the one timer that counts
         self.owner: Any = None
 
 
@@ -89,8 +90,10 @@ class DtlsAcceptor:
         self._order = 0
         self._cookie_keys = [os.urandom(32), os.urandom(32)]
         self._cookies_until = 0.0
+        self.is_accepting = True
         self.junk = 0
         self.hellos = 0
+        self.overloaded = 0
         self.handshakes = 0
         self.refused = 0
 
@@ -104,15 +107,15 @@ class DtlsAcceptor:
             if data[0] == _HANDSHAKE and not data[4] and data[RECORD_HEADER] == _CLIENT_HELLO:
                 self._receive_hello_untrusted(data, address, now)
                 return
-            if address in self.half_open:
-                self._go_on(self.half_open[address], data, now)
-                return
+            half_open = self.half_open.get(address)
             if association is not None:
+                # Also beside a new handshake: each drops what is not under its own keys.
                 self._receive_record(association, data)
                 if self.associations.get(address) is association:
                     self._flush(association)
-                return
-            if self._repeat_alert(address, now):
+            if half_open is not None:
+                self._go_on(half_open, data, now)
+            if association or half_open or self._repeat_alert(data, address, now):
                 return
         self.junk += 1
 
@@ -136,7 +139,7 @@ class DtlsAcceptor:
     # -- strangers -------------------------------------------------------------------
 
     def _receive_hello_untrusted(self, data: bytes, address: Address, now: float) -> None:
-        parsed = parse_hello_untrusted(data)
+        parsed = parse_hello_untrusted(data) if self.is_accepting else None
         if parsed is None:
             self.junk += 1
             return
@@ -147,11 +150,16 @@ class DtlsAcceptor:
             if len(answer) <= len(data):
                 self._transmit(answer, address)
             return
+        live = self.associations.get(address)
         known = self.half_open.get(address)
-        if known is not None:
+        if live is not None and live.cookie == cookie:
+            self.junk += 1  # a late copy of the hello that opened it
+        elif known is not None and known.cookie == cookie:
             self._go_on(known, data, now)  # its own retransmission
-        elif len(self.half_open) < self._max_handshakes:
-            self._begin(data, address, now)
+        elif known is not None or len(self.half_open) < self._max_handshakes:
+            self._begin(data, cookie, address, now)
+        else:
+            self.overloaded += 1
 
     def _cookie(self, key: int, rest: bytes, address: Address) -> bytes:
         message = repr(address).encode() + b"\0" + rest
@@ -159,23 +167,27 @@ class DtlsAcceptor:
 
     def _is_cookie(self, cookie: bytes, rest: bytes, address: Address, now: float) -> bool:
         if now >= self._cookies_until:
+            is_old = now >= self._cookies_until + _COOKIE_LIFE_S
+            previous = os.urandom(32) if is_old else self._cookie_keys[0]
             self._cookies_until = now + _COOKIE_LIFE_S
-            self._cookie_keys = [os.urandom(32), self._cookie_keys[0]]
+            self._cookie_keys = [os.urandom(32), previous]
         if len(cookie) != _COOKIE_BYTES:
             return False
-        return any(
-            hmac.compare_digest(cookie, self._cookie(key, rest, address)) for key in (0, 1)
-        )
+        return any(hmac.compare_digest(cookie, self._cookie(key, rest, address)) for key in (0, 1))
 
-    def _begin(self, data: bytes, address: Address, now: float) -> None:
+    def _begin(self, data: bytes, cookie: bytes, address: Address, now: float) -> None:
+        """Make the state of a handshake, in the place of an unfinished one."""
         self._tombstones.pop(address, None)
-        ssl = SslObject(self._context, peer="%s:%s" % address[:2], mtu=self._mtu)
+        ssl = SslObject(self._context, peer=f"{address[0]}:{address[1]}", mtu=self._mtu)
         ssl.feed(data)
         if not ssl.listen():
             ssl.free()
             self.junk += 1
             return
-        association = Association(address, ssl, now + self._handshake_timeout_s)
+        abandoned = self.half_open.pop(address, None)
+        if abandoned is not None:
+            abandoned.ssl.free()
+        association = Association(address, ssl, cookie, now + self._handshake_timeout_s)
         self.half_open[address] = association
         self._go_on(association, b"", now)
 
@@ -230,11 +242,13 @@ class DtlsAcceptor:
             self._tombstones[association.address] = [now + _TOMBSTONE_S, _REPEATS, alert]
         self._on_refused(association.address, error)
 
-    def _repeat_alert(self, address: Address, now: float) -> bool:
+    def _repeat_alert(self, data: bytes, address: Address, now: float) -> bool:
         stone = self._tombstones.get(address)
         if stone is None:
             return False
         until, repeats, alert = stone
+        if len(alert) > len(data):
+            return False
         if now >= until or not repeats:
             del self._tombstones[address]
             return False
@@ -249,8 +263,11 @@ class DtlsAcceptor:
     # -- timers ----------------------------------------------------------------------
 
     def _arm(self, association: Association, now: float) -> None:
+        """Set the handshake's timer; one that is due earlier stays, and looks again."""
         wait_s = association.ssl.timeout()
         due = association.deadline if wait_s is None else min(now + wait_s, association.deadline)
+        if association.due is not None and association.due <= due:
+            return
         association.due = due
         self._order += 1
         heapq.heappush(self._timers, (due, self._order, association))
@@ -263,10 +280,13 @@ class DtlsAcceptor:
         """Retransmit handshake flights that are due, forget handshakes out of time."""
         while self._timers and self._timers[0][0] <= now:
             due, _, association = heapq.heappop(self._timers)
-            if association.due != due or self.half_open.get(association.address) is not association:
+            if association.due != due:
+                continue
+            association.due = None
+            if self.half_open.get(association.address) is not association:
                 continue
             if now >= association.deadline:
-                error = HandshakeTimeout("%s:%s: DTLS handshake not finished" % association.address[:2])
+                error = HandshakeTimeout(f"{association.ssl.peer}: DTLS handshake not finished")
                 self._refuse(association, error, now)
                 continue
             try:

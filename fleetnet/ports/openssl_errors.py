@@ -11,6 +11,7 @@ from fleetnet.errors import (
     CertificateNotYetValid,
     FleetError,
     LinkClosed,
+    TrustError,
     WrongCA,
     WrongName,
     rejected_by_alert,
@@ -60,6 +61,8 @@ def map_failure(verify_result: int, errors: list[tuple[int, str]], peer: str) ->
     texts = ", ".join(text for _, text in errors) or "no reason given"
     if verify_result != _OK and "certificate verify failed" in texts:
         return map_verify(verify_result, peer)
+    if "did not return a certificate" in texts:
+        return TrustError(f"{peer}: sent no certificate: give it one that our CA has issued")
     return LinkClosed(f"{peer}: handshake or connection failed: {texts}")
 
 
@@ -75,6 +78,5 @@ def map_verify(result: int, peer: str) -> FleetError:
         return WrongName(f"{peer}: the certificate is for another name: check server_hostname")
     if result == _PURPOSE:
         return WrongCA(f"{peer}: the certificate is not meant for this use (extendedKeyUsage)")
-    return WrongCA(
-        f"{peer}: the certificate does not lead to our trust anchor (X509 verify error {result})"
-    )
+    text = _ffi.string(_lib.X509_verify_cert_error_string(result)).decode()
+    return WrongCA(f"{peer}: the certificate does not lead to our trust anchor ({text})")

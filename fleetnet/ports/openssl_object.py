@@ -8,14 +8,14 @@ Sources: OpenSSL manual SSL_read(3), BIO_s_mem(3), DTLSv1_listen(3); RFC 6347.
 """
 
 import ipaddress
-from typing import Any
+import threading
 
 from cryptography import x509
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import crypto
 
-from fleetnet.errors import FleetError, Unsupported
+from fleetnet.errors import CredentialError, FleetError, Unsupported
 from fleetnet.ports.openssl_context import Context
 from fleetnet.ports.openssl_errors import clear_errors, map_failure, take_errors
 
@@ -27,10 +27,13 @@ _REQUIRED = (
     "SSL_do_handshake SSL_read SSL_write SSL_shutdown SSL_get_error SSL_get_verify_result "
     "SSL_get_peer_certificate SSL_get_current_cipher SSL_CIPHER_get_name SSL_get_version "
     "SSL_set_tlsext_host_name SSL_get0_param X509_VERIFY_PARAM_set1_host "
-    "X509_VERIFY_PARAM_set1_ip BIO_new BIO_s_mem BIO_read BIO_write BIO_set_mem_eof_return "
-    "BIO_ADDR_new BIO_ADDR_free DTLSv1_listen Cryptography_DTLSv1_get_timeout "
-    "DTLSv1_handle_timeout"
+    "X509_VERIFY_PARAM_set1_ip X509_VERIFY_PARAM_set_hostflags ERR_clear_error BIO_new "
+    "BIO_s_mem BIO_read BIO_write BIO_set_mem_eof_return BIO_ADDR_new BIO_ADDR_free "
+    "DTLSv1_listen Cryptography_DTLSv1_get_timeout DTLSv1_handle_timeout"
 ).split()
+
+# SAN only, as RFC 9525 wants it: no common name, no *x.example.
+_HOST_FLAGS = _lib.X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | _lib.X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
 
 _ERROR_WANT_READ = 2
 _ERROR_ZERO_RETURN = 6
@@ -38,10 +41,20 @@ _ERROR_ZERO_RETURN = 6
 RECORD_HEADER = 13  # RFC 6347 section 4.1
 
 _BUFFER_BYTES = 1 << 16
-_buffer = _ffi.new("char[]", _BUFFER_BYTES)
-_view = _ffi.buffer(_buffer)
-_seconds = _ffi.new("time_t *")
-_microseconds = _ffi.new("long *")
+
+
+class _Scratch(threading.local):
+    """Where OpenSSL writes to; one a thread, as cffi gives up the GIL for every call."""
+
+    def __init__(self) -> None:
+        self.buffer = _ffi.new("char[]", _BUFFER_BYTES)
+        self.view = _ffi.buffer(self.buffer)
+        self.seconds = _ffi.new("time_t *")
+        self.microseconds = _ffi.new("long *")
+
+
+_scratch = _Scratch()
+
 
 def missing_names() -> list[str]:
     """Return the names of the private binding that this wheel lacks."""
@@ -56,6 +69,7 @@ if missing_names():
 
 
 # Looked up once: an attribute of the binding costs as much as a small call.
+_clear_errors = _lib.ERR_clear_error
 _bio_write = _lib.BIO_write
 _bio_read = _lib.BIO_read
 _ssl_read = _lib.SSL_read
@@ -76,8 +90,15 @@ class SslObject:
     __slots__ = ("_context", "_in", "_out", "_ssl", "is_established", "peer")
 
     def __init__(
-        self, context: Context, server_hostname: str | None = None, peer: str = "peer", mtu: int = 1200
+        self,
+        context: Context,
+        server_hostname: str | None = None,
+        peer: str = "peer",
+        mtu: int = 1200,
     ):
+        if context.verified and not context.server_side and not server_hostname:
+            # Without a name any certificate of this CA would do, a device's own included.
+            raise CredentialError("a verified connection needs server_hostname: name the server")
         self._context = context  # keeps the SSL_CTX alive
         self.peer = peer
         self.is_established = False
@@ -94,19 +115,26 @@ class SslObject:
             _lib.SSL_set_accept_state(ssl)
         else:
             _lib.SSL_set_connect_state(ssl)
-            if server_hostname and context.verified:
-                self._expect(server_hostname)
+            if server_hostname:
+                self._expect(server_hostname, context.verified)
 
-    def _expect(self, server_hostname: str) -> None:
-        name = server_hostname.encode("idna" if not server_hostname.isascii() else "ascii")
+    def _expect(self, server_hostname: str, verified: bool) -> None:
+        """Send the name as SNI, and let OpenSSL compare it with the certificate's."""
         parameters = _lib.SSL_get0_param(self._ssl)
         try:
             packed = ipaddress.ip_address(server_hostname).packed
         except ValueError:
-            _lib.X509_VERIFY_PARAM_set1_host(parameters, name, len(name))
+            name = _dns_name(server_hostname)
+            done = True
             _lib.SSL_set_tlsext_host_name(self._ssl, name)
+            if verified:
+                _lib.X509_VERIFY_PARAM_set_hostflags(parameters, _HOST_FLAGS)
+                done = _lib.X509_VERIFY_PARAM_set1_host(parameters, name, len(name)) == 1
         else:
-            _lib.X509_VERIFY_PARAM_set1_ip(parameters, packed, len(packed))
+            done = _lib.X509_VERIFY_PARAM_set1_ip(parameters, packed, len(packed)) == 1
+        if not done:
+            # Going on would mean not to check the name at all.
+            raise CredentialError(f"server_hostname {server_hostname!r} cannot be checked")
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the network; on DTLS exactly one datagram, then read until None."""
@@ -146,9 +174,12 @@ class SslObject:
         Raises:
             Rejected: a fatal alert arrived. LinkClosed: anything else that ends it.
         """
-        count = _ssl_read(self._ssl, _buffer, _BUFFER_BYTES)
+        # An error that another connection left in this thread's queue would be taken for ours.
+        _clear_errors()
+        scratch = _scratch
+        count = _ssl_read(self._ssl, scratch.buffer, _BUFFER_BYTES)
         if count > 0:
-            return _view[:count]  # type: ignore[no-any-return]
+            return scratch.view[:count]  # type: ignore[no-any-return]
         error = _lib.SSL_get_error(self._ssl, count)
         if error == _ERROR_WANT_READ:
             return None
@@ -157,21 +188,30 @@ class SslObject:
         raise self._failure()
 
     def write(self, data: bytes) -> None:
-        """Encrypt ``data``; the result waits in ``output``."""
-        if _ssl_write(self._ssl, data, len(data)) <= 0:
+        """Encrypt ``data``, bytes-like; the result waits in ``output``.
+
+        Raises:
+            LinkClosed: the connection is over.
+        """
+        if type(data) is not bytes:
+            data = bytes(data)  # cffi passes nothing else as a pointer
+        if _ssl_write(self._ssl, data, len(data)) <= 0 and data:
             raise self._failure()
 
     def output(self) -> bytes:
         """Return what must go to the network now; b"" when nothing."""
-        count = _bio_read(self._out, _buffer, _BUFFER_BYTES)
+        scratch = _scratch
+        buffer = scratch.buffer
+        count = _bio_read(self._out, buffer, _BUFFER_BYTES)
         if count <= 0:
             return b""
-        data: bytes = _view[:count]
-        while count == _BUFFER_BYTES:
-            count = _bio_read(self._out, _buffer, _BUFFER_BYTES)
-            if count > 0:
-                data += _view[:count]
-        return data
+        data: bytes = scratch.view[:count]
+        if count < _BUFFER_BYTES:
+            return data
+        pieces = [data]
+        while (count := _bio_read(self._out, buffer, _BUFFER_BYTES)) > 0:
+            pieces.append(scratch.view[:count])
+        return b"".join(pieces)
 
     def datagrams(self, mtu: int = 1200) -> list[bytes]:
         """DTLS: return the output as datagrams of whole records, each at most ``mtu``."""
@@ -186,8 +226,9 @@ class SslObject:
 
     def timeout(self) -> float | None:
         """DTLS: return seconds until handle_timeout is due; None without a timer."""
-        if _lib.Cryptography_DTLSv1_get_timeout(self._ssl, _seconds, _microseconds):
-            return float(_seconds[0] + _microseconds[0] / 1e6)
+        seconds, microseconds = _scratch.seconds, _scratch.microseconds
+        if _lib.Cryptography_DTLSv1_get_timeout(self._ssl, seconds, microseconds):
+            return float(seconds[0] + microseconds[0] / 1e6)
         return None
 
     def handle_timeout(self) -> None:
@@ -226,6 +267,17 @@ class SslObject:
         return map_failure(_lib.SSL_get_verify_result(self._ssl), take_errors(), self.peer)
 
 
+def _dns_name(server_hostname: str) -> bytes:
+    """Return the name as certificates carry it; IDNA, no final dot."""
+    try:
+        name = server_hostname.removesuffix(".").encode("idna")
+    except UnicodeError as error:
+        raise CredentialError(f"server_hostname {server_hostname!r}: {error}") from error
+    if not name or b"\0" in name:
+        raise CredentialError(f"server_hostname {server_hostname!r} is no DNS name")
+    return name
+
+
 def split_records(data: bytes, mtu: int) -> list[bytes]:
     """Pack concatenated DTLS records into datagrams of whole records, at most ``mtu`` bytes.
 
@@ -244,4 +296,3 @@ def split_records(data: bytes, mtu: int) -> list[bytes]:
         at = end
     datagrams.append(data[start:])
     return datagrams
-

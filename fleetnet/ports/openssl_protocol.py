@@ -7,12 +7,17 @@ the server's listener.
 """
 
 import asyncio
+from typing import cast
 
 from fleetnet.errors import FleetError, HandshakeTimeout, LinkClosed
 from fleetnet.ports.openssl_context import Context
 from fleetnet.ports.openssl_object import SslObject
 
 LINGER_S = 1.0
+
+# OpenSSL's memory buffers keep their largest size for the life of the connection; asyncio
+# hands over up to 256 KiB at once.
+_SLICE = 16384
 
 
 class SecureProtocol(asyncio.Protocol):
@@ -50,13 +55,19 @@ class SecureProtocol(asyncio.Protocol):
     # -- asyncio's calls ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not an isinstance check: uvloop's transports are no subclass of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
         address = transport.get_extra_info("peername") or ("?", 0)
         if self._context is None:
             self.on_established()
             return
-        self._ssl = SslObject(self._context, self._server_hostname, "%s:%s" % tuple(address[:2]))
+        peer = f"{address[0]}:{address[1]}"
+        try:
+            self._ssl = SslObject(self._context, self._server_hostname, peer)
+        except FleetError as error:
+            self._finish(error)
+            transport.abort()
+            return
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._handshake_timeout_s, self._handshake_late)
         if not self._context.server_side:
@@ -69,6 +80,15 @@ class SecureProtocol(asyncio.Protocol):
         if ssl is None:
             self.on_data(data)
             return
+        if len(data) <= _SLICE:
+            self._take(ssl, data)
+            return
+        for start in range(0, len(data), _SLICE):
+            self._take(ssl, data[start : start + _SLICE])
+            if self._is_discarding or self._ssl is None:
+                return
+
+    def _take(self, ssl: SslObject, data: bytes) -> None:
         ssl.feed(data)
         if not ssl.is_established and not self._go_on():
             return
@@ -78,10 +98,14 @@ class SecureProtocol(asyncio.Protocol):
                     self._peer_closed()
                     return
                 self.on_data(chunk)
-                if self._ssl is None or self._is_discarding:
+                if self._is_discarding or self._ssl is None:
                     return
         except FleetError as error:
             self._fail(error)
+            return
+        # A refused renegotiation or a key update is answered while reading.
+        if (out := ssl.output()) and self._transport is not None:
+            self._transport.write(out)
 
     def eof_received(self) -> bool:
         if not self._is_discarding:

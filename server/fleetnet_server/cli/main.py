@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("fleetnet_server.cli.init:init", "Make a fleet: CA, server certificate, store."),
     "device": ("fleetnet_server.cli.device:device", "Add, list, enable and disable devices."),
     "serve": ("fleetnet_server.cli.serve:serve", "Run the back-end in the foreground."),
+    "demo": ("fleetnet_server.cli.demo:demo", "Run a server and real devices; compare counts."),
+    "sim": ("fleetnet_server.cli.sim:sim", "Run many simulated devices against a server."),
     "tail": ("fleetnet_server.cli.tail:tail", "Print readings as they become durable."),
     "query": ("fleetnet_server.cli.query:query", "Print stored readings in order of time."),
 }

@@ -6,7 +6,10 @@ turn of the loop.
 
 import asyncio
 import heapq
+import logging
 from typing import Protocol
+
+_log = logging.getLogger("fleetnet.timers")
 
 _GRAIN_S = 0.010
 
@@ -28,6 +31,7 @@ class Timers:
         self._heap: list[tuple[float, int, Timed]] = []
         self._order = 0
         self._handle: asyncio.TimerHandle | None = None
+        self._handle_due = 0.0
 
     def arm(self, entry: Timed, delay_s: float) -> None:
         """Call ``entry`` in ``delay_s`` seconds, unless it will be called before."""
@@ -38,7 +42,7 @@ class Timers:
         entry.armed_at = when
         self._order += 1
         heapq.heappush(self._heap, (when, self._order, entry))
-        if self._handle is None or self._handle.when() > when:
+        if self._handle is None or self._handle_due > when:
             self._schedule()
 
     def close(self) -> None:
@@ -53,7 +57,9 @@ class Timers:
             self._handle.cancel()
             self._handle = None
         if self._heap:
-            self._handle = self._loop.call_at(self._heap[0][0], self._run)
+            # Not handle.when(): uvloop's handle for a time that has passed has none.
+            self._handle_due = self._heap[0][0]
+            self._handle = self._loop.call_at(self._handle_due, self._run)
 
     def _run(self) -> None:
         self._handle = None
@@ -63,5 +69,9 @@ class Timers:
             # An entry that was armed earlier meanwhile has left this one behind.
             if entry.armed_at == when:
                 entry.armed_at = None
-                entry.handle_timer()
+                try:
+                    entry.handle_timer()
+                except Exception:
+                    # One session's fault must not stop the timers of all the others.
+                    _log.exception("timer of %r failed", entry)
         self._schedule()

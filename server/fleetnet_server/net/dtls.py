@@ -92,8 +92,8 @@ class DtlsListener:
         self.send_dropped = 0
         self._sock: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._loop = asyncio.get_running_loop()
-        self._is_accepting = True
 
     async def start(self, host: str, port: int) -> None:
         """Bind ``host``:``port``; port 0 takes a free one, see ``port``.
@@ -129,15 +129,18 @@ class DtlsListener:
             pass
         except ConnectionError:
             pass  # an ICMP error of an earlier send; the association's timers see to it
-        self._schedule()
+        finally:
+            self._schedule()
 
     def _schedule(self) -> None:
         """Keep one timer, for the earliest handshake."""
         due = self.acceptor.next_timer()
-        if due is None or (self._timer is not None and self._timer.when() <= due):
+        if due is None or (self._timer is not None and self._timer_due <= due):
             return
         if self._timer is not None:
             self._timer.cancel()
+        # Not timer.when(): uvloop's handle for a time that has passed has none.
+        self._timer_due = due
         self._timer = self._loop.call_at(due, self._handle_timer)
 
     def _handle_timer(self) -> None:
@@ -146,21 +149,26 @@ class DtlsListener:
         self._schedule()
 
     def _transmit(self, datagram: bytes, address: Address) -> None:
-        if self._sock is None:
+        sock = self._sock
+        if sock is None:
             return
         try:
-            self._sock.sendto(datagram, address)
+            sock.sendto(datagram, address)
         except OSError:
             # No room, or no route: the session's own timers notice that nothing arrives.
             self.send_dropped += 1
 
     def _open(self, association: Association) -> None:
         link = association.owner = DtlsLink(self, association)
-        if not self._is_accepting:
+        if not self.acceptor.is_accepting:
             link.close()
             return
         certificate = association.ssl.peer_certificate() or b""
-        handler = self._accept(link, certificate)
+        try:
+            handler = self._accept(link, certificate)
+        except BaseException:
+            link.close()  # nobody would ever end it
+            raise
         if link._association is not None:
             link.handler = handler
 
@@ -183,7 +191,7 @@ class DtlsListener:
 
     def stop_accepting(self) -> None:
         """Answer no more hellos; live associations go on."""
-        self._is_accepting = False
+        self.acceptor.is_accepting = False
 
     def close(self) -> None:
         """Close every association and the socket."""

@@ -1,6 +1,7 @@
 """The TLS listener: one protocol object a connection, no task, no StreamReader."""
 
 import asyncio
+from typing import cast
 
 from fleetnet.errors import FleetError, LinkClosed
 from fleetnet.ports.openssl_context import Context
@@ -35,9 +36,8 @@ class TlsConnection(SecureProtocol):
         listener = self._listener
         if listener.half_open >= listener.max_handshakes:
             listener.overloaded += 1
-            assert isinstance(transport, asyncio.Transport)
             self._is_over = True
-            transport.abort()
+            cast("asyncio.Transport", transport).abort()
             return
         self._is_counted = True
         listener.half_open += 1
@@ -48,7 +48,9 @@ class TlsConnection(SecureProtocol):
         self._uncount()
         assert self._ssl is not None
         self._listener.handshakes += 1
-        self._handler = self._listener.accept(self, self._ssl.peer_certificate() or b"")
+        handler = self._listener.accept(self, self._ssl.peer_certificate() or b"")
+        if not self._is_over:  # core may have closed it while it decided
+            self._handler = handler
 
     def on_data(self, data: bytes) -> None:
         if self._handler is not None:
@@ -65,6 +67,7 @@ class TlsConnection(SecureProtocol):
             self._listener.refused(self.kind, self.address, error)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._uncount()
         self._listener.connections.discard(self)
         super().connection_lost(exc)
 

@@ -1,0 +1,44 @@
+"""How long to stay away between connections: decorrelated jitter.
+
+Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: the next pause is
+random between the base and three times the last one, so that a fleet that lost its server
+in one moment does not return in one.
+"""
+
+_BASE_MS = 500
+_CAP_MS = 60_000
+
+# A device that was told to go away may be let in again by an operator: look rarely.
+_REFUSED_MS = 60_000
+
+# A session that lasted less than this was kicked: the pause goes on growing.
+_STABLE_MS = 30_000
+
+
+class Backoff:
+    """Gives the next pause; ``random_bytes`` is the only source of chance."""
+
+    def __init__(self, random_bytes, base_ms=_BASE_MS, cap_ms=_CAP_MS):
+        self._random_bytes = random_bytes
+        self._base_ms = base_ms
+        self._cap_ms = cap_ms
+        self._last_ms = base_ms
+
+    def after(self, lasted_ms, retry_after_ms=0, is_refused=False):
+        """Return the pause in ms after a link that was up for ``lasted_ms``.
+
+        Args:
+            retry_after_ms: what the server asked for; the pause is never shorter.
+            is_refused: the server does not want this device.
+        """
+        if lasted_ms >= _STABLE_MS:
+            self._last_ms = self._base_ms
+        span = max(1, 3 * self._last_ms - self._base_ms)
+        chance = int.from_bytes(self._random_bytes(3), "big")
+        pause_ms = min(self._cap_ms, self._base_ms + chance % span)
+        self._last_ms = pause_ms
+        if is_refused:
+            pause_ms += _REFUSED_MS
+        # The server's wish is spread by a quarter, or everybody would come at its end.
+        wish_ms = retry_after_ms + (chance % (retry_after_ms // 4 + 1) if retry_after_ms else 0)
+        return max(pause_ms, wish_ms)

@@ -1,0 +1,74 @@
+"""Messages that wait to be acknowledged, in RAM, bounded.
+
+Two parts in one order: those handed to the session (it keeps them, too, until they are
+delivered) and those that still wait for room in its window. When the ceiling is met the
+oldest goes, and is counted: a camera's newest readings matter most.
+
+Memory: at most ``max_bytes`` of payloads and ``max_messages`` tuples.
+"""
+
+
+class Outbox:
+    """A ring of messages.
+
+    Attributes:
+        dropped_messages, dropped_readings: what the ceiling cost.
+    """
+
+    def __init__(self, max_bytes=65536, max_messages=256):
+        self._max_bytes = max_bytes
+        self._max_messages = max_messages
+        self._waiting = []  # [stream, kind, payload, readings]
+        self._handed = []  # [stream, seq, size, readings]
+        self._size = 0
+        self.dropped_messages = 0
+        self.dropped_readings = 0
+
+    def __len__(self):
+        return len(self._waiting) + len(self._handed)
+
+    def put(self, session, stream, kind, payload, readings):
+        """Keep a message for ``session``; ``readings``: how many it counts for."""
+        self._waiting.append((stream, kind, payload, readings))
+        self._size += len(payload)
+        while self._size > self._max_bytes or len(self) > self._max_messages:
+            self._drop_oldest(session)
+        self.feed(session)
+
+    def feed(self, session):
+        """Hand over as much as the session's window takes, in order of each stream."""
+        full = set()
+        kept = []
+        for entry in self._waiting:
+            stream, kind, payload, readings = entry
+            if stream in full or not session.has_room(stream, len(payload)):
+                full.add(stream)
+                kept.append(entry)
+                continue
+            seq = session.send(stream, kind, payload)
+            self._handed.append((stream, seq, len(payload), readings))
+        self._waiting = kept
+
+    def delivered(self, stream, seq):
+        """Forget what the server holds; return how many readings that were."""
+        readings = 0
+        kept = []
+        for entry in self._handed:
+            if entry[0] == stream and entry[1] <= seq:
+                self._size -= entry[2]
+                readings += entry[3]
+            else:
+                kept.append(entry)
+        self._handed = kept
+        return readings
+
+    def _drop_oldest(self, session):
+        if self._handed:
+            stream, seq, size, readings = self._handed.pop(0)
+            session.give_up(stream, seq + 1)
+        else:
+            _, _, payload, readings = self._waiting.pop(0)
+            size = len(payload)
+        self._size -= size
+        self.dropped_messages += 1
+        self.dropped_readings += readings

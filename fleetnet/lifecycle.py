@@ -1,0 +1,248 @@
+"""The life of a session: from a link to OPEN, to BYE, to the next link.
+
+Used by session.py, whose Session adds the messages. docs/protocol.md section 4 has these
+states and transitions as tables.
+"""
+
+from fleetnet import frame as wire
+from fleetnet import limits
+from fleetnet.errors import NORMAL, PROTOCOL, VERSION, LimitError, ProtocolError
+from fleetnet.events import Closed, Delivered, HelloReceived, Opened, Refused
+from fleetnet.handshake import (
+    EPOCH_SIZE,
+    NONCE_SIZE,
+    VERSION_MAJOR,
+    Ending,
+    Greeting,
+    Hello,
+    Welcome,
+    check_welcome,
+    decode_ending,
+    decode_hello,
+    decode_welcome,
+)
+from fleetnet.link import BYE_TRIES, HELLO_TRIES, Link
+from fleetnet.receiver import Receiver
+from fleetnet.sender import Sender
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# States.
+DOWN = 0  # no link
+GREETING = 1  # initiator: HELLO sent; acceptor: waiting for it, or deciding on it
+OPEN = 2
+CLOSING = 3  # our BYE is out, its answer is not here yet
+OVER = 4  # nothing more will be received on this link
+
+
+class Lifecycle:
+    """State, both directions, and the frames that begin and end a session.
+
+    Args:
+        random_bytes: function giving n unpredictable bytes (os.urandom).
+        initiator: True on the device.
+        epoch: 8 bytes that name this run of sequence numbers; None draws them.
+        fragment_payload: largest payload of a sequenced frame, bytes.
+        max_frame: largest frame payload that this end takes, bytes.
+        max_message: largest message that this end puts together from fragments, bytes.
+        wall_ms: function giving unix time in ms, or 0 when unknown; None: unknown.
+    """
+
+    def __init__(
+        self,
+        random_bytes: "Callable[[int], bytes]",
+        initiator: bool = True,
+        epoch: "bytes | None" = None,
+        fragment_payload: int = limits.FRAGMENT_PAYLOAD,
+        max_frame: int = limits.MAX_FRAME_PAYLOAD,
+        max_message: int = limits.MAX_MESSAGE,
+        wall_ms: "Callable[[], int] | None" = None,
+    ):
+        self.state = DOWN
+        self.initiator = initiator
+        self.epoch = epoch or random_bytes(EPOCH_SIZE)
+        self.peer_epoch = b""
+        self.max_frame = max_frame
+        self.capabilities = 0
+        self.live_dropped = 0
+        self.sender = Sender(fragment_payload)
+        self._events: "list[object]" = []
+        self.receiver = Receiver(self._events, max_message)
+        self._random_bytes = random_bytes
+        self._wall_ms = wall_ms
+        self._fragment = fragment_payload
+        self._link = Link(initiator, False, max_frame, 0)
+
+    # -- links ---------------------------------------------------------------------
+
+    def open_link(self, now: int, datagram: bool, hello: "Hello | None" = None) -> None:
+        """Begin on a new link that is connected and secured.
+
+        Args:
+            datagram: True for DTLS.
+            hello: initiator only: software, boot, uptime_ms and capabilities are taken
+                from it; the session fills in the rest.
+
+        Raises:
+            LimitError: fragments are too large for a datagram link.
+        """
+        if datagram and self._fragment > limits.FRAGMENT_PAYLOAD:
+            raise LimitError(
+                "fragments of %d B do not fit a datagram link (%d B)"
+                % (self._fragment, limits.FRAGMENT_PAYLOAD)
+            )
+        self._link = Link(self.initiator, datagram, self.max_frame, now)
+        self.sender.open_link(datagram)
+        self.receiver.open_link(datagram)
+        self.state = GREETING
+        if self.initiator:
+            self._greet(hello or Hello(), now)
+
+    def close_link(self) -> None:
+        """The link is gone; everything unacknowledged stays for the next one."""
+        self.state = DOWN
+        self._link.clear()
+
+    def _greet(self, hello: Hello, now: int) -> None:
+        self._fill(hello)
+        hello.nonce = self._link.nonce = self._random_bytes(NONCE_SIZE)
+        self._link.say_repeatedly(wire.HELLO, hello.to_payload(), now, HELLO_TRIES)
+
+    def _fill(self, greeting: Greeting) -> None:
+        greeting.epoch = self.epoch
+        greeting.max_frame = self.max_frame
+        for number, stream in self.sender.streams.items():
+            greeting.streams[number] = (stream.oldest(), stream.next_seq)
+        if self.peer_epoch and self.initiator:
+            greeting.peer_epoch = self.peer_epoch
+            greeting.resume = self.receiver.resume_points()
+        if self._wall_ms is not None:
+            greeting.unix_ms = self._wall_ms()
+
+    # -- the owner's side ----------------------------------------------------------
+
+    def welcome(self, welcome: Welcome, hello: Hello, durable: "dict[int, int]", now: int) -> None:
+        """Acceptor: accept the HELLO that the last HelloReceived carried.
+
+        Args:
+            welcome: session_id, window, keepalive_ms, ack_delay_ms, rate, capabilities
+                and unix_ms are yours; the session fills in the rest.
+            durable: stream -> last durable sequence of this device in hello.epoch.
+        """
+        if self.state != GREETING:
+            return  # the link ended while the owner was deciding
+        self._fill(welcome)
+        welcome.nonce = hello.nonce
+        welcome.peer_epoch = self.peer_epoch = hello.epoch
+        self.receiver.window = welcome.window
+        self.receiver.ack_delay_ms = welcome.ack_delay_ms
+        self.receiver.start(durable, hello.streams)
+        welcome.resume = self.receiver.resume_points()
+        welcome.capabilities &= hello.capabilities
+        try:
+            if hello.peer_epoch == self.epoch:
+                self._resume(hello.resume, limits.WINDOW)
+        except ProtocolError as error:
+            self._fail(error.reason, str(error))
+            return
+        self._link.say(wire.WELCOME, welcome.to_payload())
+        self._link.answer = self._link.control[-1]
+        self._open(welcome, now)
+
+    def refuse(self, reason: int, retry_after_ms: int = 0, detail: str = "") -> None:
+        """Acceptor: do not accept the device; the link ends after this frame."""
+        if self.state != GREETING:
+            return
+        ending = Ending(reason, retry_after_ms, detail)
+        self._link.clear()
+        self._link.say(wire.REFUSE, ending.to_payload())
+        self._link.answer = self._link.control[-1]
+        self._finish(ending, False)
+
+    def bye(self, now: int, reason: int = NORMAL, retry_after_ms: int = 0) -> None:
+        """Begin a clean end: BYE, its answer, then Closed."""
+        if self.state in (DOWN, OVER, CLOSING):
+            return
+        ending = self._link.ending = Ending(reason, retry_after_ms)
+        self.state = CLOSING
+        self._link.say_repeatedly(wire.BYE, ending.to_payload(), now, BYE_TRIES)
+
+    # -- what the peer says ----------------------------------------------------------
+
+    def _receive_greeting(self, kind: int, payload: bytes, now: int) -> None:
+        if self.initiator and kind == wire.WELCOME:
+            welcome = decode_welcome(payload)
+            if welcome.nonce == self._link.nonce:
+                self._accept_welcome(welcome, now)
+        elif self.initiator and kind == wire.REFUSE:
+            ending = decode_ending(payload)
+            self._finish(None, True)
+            self._events.append(Refused(ending))
+        elif not self.initiator and kind == wire.HELLO:
+            hello = decode_hello(payload)
+            if self._link.nonce == hello.nonce:
+                return  # repeated while the owner decides
+            if self._link.nonce:
+                raise ProtocolError("second HELLO on one link")
+            self._link.nonce = hello.nonce
+            if hello.version[0] != VERSION_MAJOR:
+                self.refuse(VERSION, 0, "this end speaks version %d" % VERSION_MAJOR)
+                return
+            self._events.append(HelloReceived(hello))
+        elif not kind & wire.OPTIONAL and not self._link.datagram:
+            raise ProtocolError("frame kind 0x%02x before the session is open" % kind)
+
+    def _accept_welcome(self, welcome: Welcome, now: int) -> None:
+        check_welcome(welcome, self.epoch, self._fragment)
+        self.sender.rtt.ack_delay_ms = welcome.ack_delay_ms
+        self.receiver.ack_delay_ms = welcome.ack_delay_ms
+        if welcome.epoch == self.peer_epoch:
+            self.receiver.rewind(welcome.streams)
+        else:
+            self.peer_epoch = welcome.epoch
+            self.receiver.start({}, welcome.streams)
+        self._resume(welcome.resume, welcome.window)
+        self._open(welcome, now)
+
+    def _resume(self, points: "dict[int, int]", window: int) -> None:
+        for number, seq in self.sender.resume(points, window):
+            self._events.append(Delivered(number, seq))
+
+    def _open(self, welcome: Welcome, now: int) -> None:
+        self.state = OPEN
+        self.capabilities = welcome.capabilities
+        self._link.repeat_due = None
+        self._link.keepalive.start(welcome.keepalive_ms, now)
+        self._events.append(Opened(welcome))
+
+    def _receive_bye(self, payload: bytes) -> None:
+        ending = decode_ending(payload)
+        self._link.say(wire.BYE_ACK, b"")
+        self._finish(ending, True)
+
+    def _answer_after_end(self, data: bytes) -> None:
+        """A repeated BYE or HELLO means that our answer was lost: say it again."""
+        link = self._link
+        if self.state != OVER or not link.datagram or not data:
+            return
+        if data[0] == wire.BYE:
+            link.control = []
+            link.say(wire.BYE_ACK, b"")
+        elif data[0] == wire.HELLO and link.answer:
+            link.control = [link.answer]
+
+    # -- endings ---------------------------------------------------------------------
+
+    def _finish(self, ending: "Ending | None", by_peer: bool) -> None:
+        self.state = OVER
+        self._link.repeat_due = None
+        if ending is not None:
+            self._events.append(Closed(ending, by_peer))
+
+    def _fail(self, reason: int, detail: str) -> None:
+        """A rule was broken, or the peer fell silent: say why and end this link."""
+        ending = Ending(reason if reason else PROTOCOL, 0, detail)
+        self._link.say(wire.BYE, ending.to_payload())
+        self._finish(ending, False)

@@ -1,0 +1,197 @@
+"""TLS and DTLS with the same calls on MicroPython and CPython.
+
+    reader, writer = await open_connection(host, port, ssl=context, server_hostname=...)
+    server = await start_server(callback, host, port, ssl=context)
+    association = await open_dtls(host, port, ssl=context, server_hostname=...)
+
+Contexts come from client_context and server_context. What differs between the runtimes
+is in ports/.
+"""
+
+from fleetnet.errors import Unsupported
+from fleetnet.ports import port
+
+_READ_BYTES = 4096
+
+_has_warned = False
+
+
+def client_context(ca=None, cert=None, key=None, *, datagram=False, insecure=False):
+    """Make a context for connecting.
+
+    Args:
+        ca: trust anchor: path (str) or bytes, DER or PEM, or a list of several. A root, an
+            intermediate or the server's own certificate. None: the system's store on
+            CPython; an error on MicroPython, which has none.
+        cert, key: this side's certificate and private key, path or bytes, DER or PEM.
+        datagram: for DTLS.
+        insecure: encryption only; anybody may answer, and nothing tells you.
+
+    Raises:
+        CredentialError: a file cannot be read or used, with the remedy.
+        Unsupported: the firmware lacks DTLS.
+    """
+    return port.client_context(ca, cert, key, datagram=datagram, insecure=insecure)
+
+
+def server_context(cert, key, ca=None, *, datagram=False):
+    """Make a context for accepting connections.
+
+    Args:
+        cert, key, ca, datagram: as for client_context. With ``ca`` a client must present a
+            certificate that leads to it (mutual TLS).
+
+    Raises:
+        CredentialError, Unsupported.
+    """
+    return port.server_context(cert, key, ca, datagram=datagram)
+
+
+def _context(ssl):
+    """Return the context for the ``ssl`` argument of the calls below."""
+    global _has_warned
+    if ssl is None or ssl is False:
+        return None
+    if ssl is not True:
+        return ssl
+    if not port.HAS_SYSTEM_STORE:
+        if not _has_warned:
+            _has_warned = True
+            print("fleetnet: ssl=True encrypts but verifies nobody: pass a client_context(ca=...)")
+        return port.client_context(insecure=True)
+    return port.client_context()
+
+
+class Stream:
+    """Reader and writer of one connection; one task may read and one may write.
+
+    Bytes that have arrived are never lost when a waiting caller gives up.
+    """
+
+    def __init__(self, raw):
+        self._raw = raw
+        self._buffer = b""
+        self.verified = raw.verified
+
+    async def _fill(self):
+        data = await self._raw.read(_READ_BYTES)
+        self._buffer += data
+        return bool(data)
+
+    def _take(self, n):
+        data = self._buffer[:n]
+        self._buffer = self._buffer[n:]
+        return data
+
+    async def read(self, n=-1):
+        """Return 1 to ``n`` bytes, b"" at the end of file; all of it when ``n`` is -1.
+
+        Raises:
+            LinkClosed, Rejected, the TrustError family (the handshake may run in here).
+        """
+        if n < 0:
+            while await self._fill():
+                pass
+            return self._take(len(self._buffer))
+        if not self._buffer and n:
+            await self._fill()
+        return self._take(n)
+
+    async def readexactly(self, n):
+        """Return exactly ``n`` bytes. Raises EOFError when the stream ends first."""
+        while len(self._buffer) < n:
+            if not await self._fill():
+                raise EOFError("stream ended after %d of %d B" % (len(self._buffer), n))
+        return self._take(n)
+
+    async def readline(self):
+        """Return a line with its newline; less at the end of file."""
+        start = 0
+        while True:
+            at = self._buffer.find(b"\n", start)
+            if at >= 0:
+                return self._take(at + 1)
+            start = len(self._buffer)
+            if not await self._fill():
+                return self._take(len(self._buffer))
+
+    def write(self, data):
+        """Keep ``data`` for drain()."""
+        self._raw.write(data)
+
+    async def drain(self):
+        """Send what write() kept. The first time this includes the TLS handshake.
+
+        Raises: as read.
+        """
+        await self._raw.drain()
+
+    def close(self):
+        """Close the connection."""
+        self._raw.close()
+
+    async def wait_closed(self):
+        """Wait until it is closed."""
+        await self._raw.wait_closed()
+
+    def cipher(self):
+        """Return (cipher name, protocol version), None before the handshake's end."""
+        return self._raw.cipher()
+
+    def peer_certificate(self):
+        """Return the peer's certificate as DER, None where the firmware keeps none."""
+        return self._raw.peer_certificate()
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, kind, error, trace):
+        self.close()
+        await self.wait_closed()
+
+
+async def open_connection(host, port_number, ssl=None, server_hostname=None, timeout_ms=10_000):
+    """Connect over TCP, or TLS, and return (reader, writer): the same Stream twice.
+
+    Args:
+        ssl: None or False: plain TCP. True: what the platform means by it, which on
+            MicroPython is encryption without verification (said once), on CPython
+            verification against the system's store. Or a client_context.
+        server_hostname: the name that the certificate must carry; ``host`` when None.
+        timeout_ms: for connecting and the handshake together.
+
+    Raises:
+        Unreachable, HandshakeTimeout, the TrustError family, Rejected, CredentialError. On
+        MicroPython those of the handshake come out of the first drain() or read().
+    """
+    raw = await port.open_stream(host, port_number, _context(ssl), server_hostname, timeout_ms)
+    stream = Stream(raw)
+    return stream, stream
+
+
+async def start_server(callback, host, port_number, ssl=None, backlog=5):
+    """Accept connections; ``await callback(reader, writer)`` runs for each.
+
+    Returns:
+        A listener with ``port``, ``close()`` and ``wait_closed()``.
+    """
+
+    async def accepted(raw):
+        stream = Stream(raw)
+        await callback(stream, stream)
+
+    return await port.listen(accepted, host, port_number, _context(ssl), backlog)
+
+
+async def open_dtls(host, port_number, ssl, server_hostname=None, timeout_ms=10_000):
+    """Open a DTLS association: ``send`` and ``recv`` never block, ``receive`` waits.
+
+    Args:
+        ssl: a client_context with ``datagram=True``.
+
+    Raises:
+        Unreachable, HandshakeTimeout, the TrustError family, Rejected.
+    """
+    if ssl is None or isinstance(ssl, bool):
+        raise Unsupported("open_dtls needs ssl=client_context(..., datagram=True)")
+    return await port.open_datagram(host, port_number, ssl, server_hostname, timeout_ms)

@@ -1,0 +1,59 @@
+"""Finding the MicroPython of this machine, and starting device programs with it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fleetnet
+import fleetnet_device
+
+_PROBE = "import sys, tls; print('%d.%d' % sys.implementation[1][:2])"
+
+
+def micropythons() -> list[tuple[str, str]]:
+    """Return (command, version) of each usable MicroPython, oldest first.
+
+    Looked for in FLEETNET_MICROPYTHON (paths separated by ``:``), on PATH, and in .tools
+    of the working directory, where `make demo` puts its own.
+    """
+    named = [path for path in os.environ.get("FLEETNET_MICROPYTHON", "").split(":") if path]
+    on_path = shutil.which("micropython")
+    unpacked = sorted(Path(".tools").glob("micropython-*/micropython"))
+    found: dict[str, str] = {}
+    for command in [*named, *([on_path] if on_path else []), *map(str, unpacked)]:
+        version = _version(command)
+        if version is not None:
+            found.setdefault(version, os.path.abspath(command))
+    return sorted(((path, version) for version, path in found.items()), key=_by_version)
+
+
+def _by_version(entry: tuple[str, str]) -> tuple[int, ...]:
+    return tuple(int(part) for part in entry[1].split("."))
+
+
+def _version(command: str) -> str | None:
+    try:
+        answer = subprocess.run(  # noqa: S603 (the command is the operator's)
+            [command, "-c", _PROBE], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def device_environment() -> dict[str, str]:
+    """Return an environment in which either interpreter finds the device's packages."""
+    packages = (fleetnet, fleetnet_device)
+    roots = [str(Path(str(package.__file__)).parent.parent) for package in packages]
+    environment = dict(os.environ)
+    environment["MICROPYPATH"] = ":".join([".frozen", *dict.fromkeys(roots)])
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(roots))
+    return environment
+
+
+def device_command(interpreter: str | None, *arguments: str) -> list[str]:
+    """Return the command of device_main; ``interpreter`` None: this CPython."""
+    program = str(Path(__file__).with_name("device_main.py"))
+    return [interpreter or sys.executable, program, *arguments]
