@@ -85,5 +85,6 @@ fi
 if [ "$target" != demo ]; then
     debian_tool openssl openssl
     debian_tool mosquitto mosquitto
+    debian_tool faketime faketime
 fi
 mv "$absent" .tools/absent

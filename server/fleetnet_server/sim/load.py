@@ -10,7 +10,6 @@ from typing import Any
 from fleetnet_server.cli.device import add_device
 from fleetnet_server.config import Settings
 from fleetnet_server.errors import ConfigError
-from fleetnet_server.sim.interpreters import device_environment
 from fleetnet_server.store.sqlite import SqliteStore
 
 _PATIENCE_S = 60
@@ -82,7 +81,7 @@ class Load:
             sys.executable, "-m", "fleetnet_server.sim.worker", str(seconds), str(rate),
             *map(str, bundles),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            env=device_environment(), start_new_session=True,
+            start_new_session=True,
         )  # fmt: skip
         self._running.append(process)
         assert process.stdout is not None

@@ -1,0 +1,68 @@
+"""Connect again and again and say how each try ended; run by MicroPython and CPython.
+
+    try_connect.py BUNDLE TRIES
+
+Each try opens a link with the bundle, and sends one reading once the session is open.
+Prints one JSON line a try: [error class or "acknowledged", alert or null, reason or null,
+message].
+"""
+
+import asyncio
+import json
+import os
+import sys
+
+from fleetnet.endpoint import Endpoint
+from fleetnet.events import Delivered, Opened
+from fleetnet.frame import READINGS, TELEMETRY
+from fleetnet.links import open_link
+from fleetnet.ports import port
+from fleetnet.session import Session
+from fleetnet.streams import client_context
+from fleetnet_device.credentials import Credentials
+
+
+def context_of(credentials):
+    """Return the bundle's context; without a certificate when the bundle has none."""
+    if "cert.der" in os.listdir(credentials.folder):
+        return credentials.context()
+    return client_context(
+        credentials.folder + "/ca.der", datagram=credentials.transport == "dtls"
+    )
+
+
+async def attempt(credentials):
+    """Return "acknowledged", or raise what the library raises."""
+    link = await open_link(
+        credentials.host,
+        credentials.port,
+        context_of(credentials),
+        credentials.server_hostname,
+        5_000,
+    )
+    session = Session(port.random_bytes)
+    outcome = []
+
+    def on_event(event):
+        if isinstance(event, Opened):
+            session.send(TELEMETRY, READINGS, b'[1700000000000,0,["secret"],[[0,0,1]]]')
+        elif isinstance(event, Delivered):
+            outcome.append("acknowledged")
+            session.bye(port.ticks())
+
+    session.open_link(port.ticks(), link.datagram)
+    await Endpoint(session, link, on_event, 5_000).run()
+    return outcome[0] if outcome else "nothing"
+
+
+async def main(bundle, tries):
+    for _ in range(tries):
+        try:
+            line = [await attempt(Credentials(bundle)), None, None, ""]
+        except Exception as error:
+            alert, reason = getattr(error, "alert", None), getattr(error, "reason", None)
+            line = [type(error).__name__, alert, reason, str(error)]
+        print(json.dumps(line))
+
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
