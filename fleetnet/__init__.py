@@ -71,5 +71,5 @@ def __getattr__(name: str) -> object:
         except ImportError as error:
             if home != name:
                 raise
-            raise AttributeError("fleetnet has no %r (%s)" % (name, error))  # noqa: B904
+            raise AttributeError("fleetnet has no %r (%s)" % (name, error))
     raise AttributeError("module 'fleetnet' has no attribute %r" % name)

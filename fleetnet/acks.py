@@ -54,18 +54,21 @@ def encode_forward(oldest: "dict[int, int]") -> bytes:
     return bytes(out)
 
 
-def decode_forward(payload: bytes) -> "list[tuple[int, int]]":
-    """Read FORWARD: list of (stream, oldest that will still come).
+def decode_forward(payload: bytes) -> "dict[int, int]":
+    """Read FORWARD: stream -> oldest that will still come.
 
     Raises:
-        ProtocolError: cut off, or a stream or a sequence number out of range.
+        ProtocolError: cut off, or a stream or a sequence number out of range, or
+            a stream named twice.
     """
     at = 0
-    entries = []
+    entries: "dict[int, int]" = {}
     while at < len(payload):
         number = payload[at]
         oldest, at = take_varint(payload, at + 1)
         if not 0 < number <= limits.MAX_STREAM or not 0 < oldest <= limits.MAX_SEQUENCE + 1:
             raise ProtocolError("FORWARD of stream %d to %d" % (number, oldest))
-        entries.append((number, oldest))
+        if number in entries:
+            raise ProtocolError("FORWARD names stream %d twice" % number)
+        entries[number] = oldest
     return entries

@@ -32,6 +32,14 @@ _LAST_WORDS_MS = 20
 _LONG_MS = 60_000
 
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fleetnet.links import DatagramLink, StreamLink
+    from fleetnet.session import Session
+
+
 class Endpoint:
     """One session on one link.
 
@@ -45,21 +53,27 @@ class Endpoint:
         retry_after_ms: what the peer's ending asked for, else 0.
     """
 
-    def __init__(self, session, link, on_event, greeting_ms=10_000):
+    def __init__(
+        self,
+        session: "Session",
+        link: "StreamLink | DatagramLink",
+        on_event: "Callable[[object], None]",
+        greeting_ms: int = 10_000,
+    ):
         self._session = session
         self._link = link
         self._on_event = on_event
         self._greeting_ms = greeting_ms
         self._wake = asyncio.Event()
-        self._error = None
-        self._ending = None
+        self._error: "Exception | None" = None
+        self._ending: "Closed | Refused | None" = None
         self.retry_after_ms = 0
 
-    def wake(self):
+    def wake(self) -> None:
         """The session has something to send: look again."""
         self._wake.set()
 
-    async def run(self):
+    async def run(self) -> None:
         """Run until the session ends; return after a BYE of ours.
 
         Raises:
@@ -84,11 +98,11 @@ class Endpoint:
             self._session.close_link()
             self._link.close()
         if self._ending is not None:
-            self._raise_ending()
+            self._raise_ending(self._ending)
         elif self._error is not None:
             raise self._error
 
-    async def _turn(self, deadline):
+    async def _turn(self, deadline: int) -> None:
         """Wait for news or a timer, then do what is due."""
         now = port.ticks()
         due = self._session.next_timer()
@@ -110,7 +124,7 @@ class Endpoint:
         if self._error is None:
             await self._send_all()
 
-    async def _send_all(self):
+    async def _send_all(self) -> None:
         while True:
             chunks = self._session.data_to_send(port.ticks())
             if not chunks:
@@ -118,7 +132,7 @@ class Endpoint:
             for chunk in chunks:
                 await self._link.send(chunk)
 
-    async def _read(self):
+    async def _read(self) -> None:
         try:
             while True:
                 data = await self._link.receive()
@@ -129,15 +143,14 @@ class Endpoint:
             self._error = error
             self._wake.set()
 
-    def _dispatch(self):
+    def _dispatch(self) -> None:
         for event in self._session.take_events():
             if isinstance(event, (Closed, Refused)):
                 self._ending = event
                 self.retry_after_ms = event.ending.retry_after_ms
             self._on_event(event)
 
-    def _raise_ending(self):
-        event = self._ending
+    def _raise_ending(self, event: "Closed | Refused") -> None:
         ending = event.ending
         text = reason_text(ending.reason)
         if ending.detail:

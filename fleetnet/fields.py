@@ -85,4 +85,4 @@ class FieldReader:
         try:
             return str(self.get_bytes(tag), "utf-8")[: limits.MAX_TEXT]
         except (UnicodeError, ValueError):
-            raise ProtocolError("field %d is not UTF-8 text" % tag)  # noqa: B904 (MicroPython keeps no cause)
+            raise ProtocolError("field %d is not UTF-8 text" % tag)

@@ -269,6 +269,6 @@ class Ending:
 def decode_ending(payload: bytes) -> Ending:
     """Read REFUSE or BYE. Raises ProtocolError, nothing else."""
     fields = FieldReader(payload)
-    return Ending(
-        fields.get_int(_REASON), fields.get_int(_RETRY_AFTER_MS), fields.get_text(_DETAIL)
-    )
+    # Ticks compare over 6 days only; a longer exile is nobody's business.
+    retry_after_ms = min(fields.get_int(_RETRY_AFTER_MS), limits.MAX_RETRY_AFTER_MS)
+    return Ending(fields.get_int(_REASON), retry_after_ms, fields.get_text(_DETAIL))

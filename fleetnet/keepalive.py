@@ -15,7 +15,7 @@ _TRIES = 4
 # The acceptor waits for two pings and this.
 _GRACE_MS = 15_000
 
-# An acceptor that never hears HELLO on an open link.
+# How long an acceptor waits for HELLO on an open link.
 _GREETING_MS = 15_000
 
 # With frames in flight, so long a silence is worth a question.
@@ -49,6 +49,10 @@ class Keepalive:
         self._tries = 0
         self.due = ticks_add(now, self._patience_ms())
 
+    def wait_for_owner(self, now: int) -> None:
+        """HELLO is here; the owner has a grace time of its own to decide."""
+        self.due = ticks_add(now, _GREETING_MS)
+
     def _patience_ms(self) -> int:
         if self._initiator:
             return self._interval_ms
@@ -75,7 +79,8 @@ class Keepalive:
             return b""
         quiet = self.silence_ms(now)
         if not self._initiator:
-            patience = self._patience_ms() if self._interval_ms else _GREETING_MS
+            # Before the session is open, dribbled bytes buy no time.
+            patience = self._patience_ms() if self._interval_ms else 0
             if quiet >= patience:
                 self.is_dead = True
             else:

@@ -190,6 +190,7 @@ class Lifecycle:
             if hello.version[0] != VERSION_MAJOR:
                 self.refuse(VERSION, 0, "this end speaks version %d" % VERSION_MAJOR)
                 return
+            self._link.keepalive.wait_for_owner(now)
             self._events.append(HelloReceived(hello))
         elif not kind & wire.OPTIONAL and not self._link.datagram:
             raise ProtocolError("frame kind 0x%02x before the session is open" % kind)
@@ -220,7 +221,8 @@ class Lifecycle:
     def _receive_bye(self, payload: bytes) -> None:
         ending = decode_ending(payload)
         self._link.say(wire.BYE_ACK, b"")
-        self._finish(ending, True)
+        if self.state != OVER:
+            self._finish(ending, True)
 
     def _answer_after_end(self, data: bytes) -> None:
         """A repeated BYE or HELLO means that our answer was lost: say it again."""

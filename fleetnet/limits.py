@@ -41,6 +41,9 @@ EARLY_BYTES = 65536
 # Live messages wait for the next write only; the oldest of more than this is dropped.
 LIVE_QUEUE = 8
 
+# The longest stay-away that a device obeys: one day.
+MAX_RETRY_AFTER_MS = 86_400_000
+
 # Field lists are handshakes of a dozen entries; more is an attack.
 MAX_FIELDS = 32
 

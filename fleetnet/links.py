@@ -17,28 +17,34 @@ _ROOM_TRIES = 20
 _READ_BYTES = 4096
 
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fleetnet.ports.cpython import Context, Datagrams
+    from fleetnet.ports.cpython import Stream as RawStream
+
+
 class StreamLink:
     """Frames over TLS (or plain TCP)."""
 
     datagram = False
 
-    def __init__(self, stream, what):
+    def __init__(self, stream: "RawStream", what: str):
         self._stream = stream
         self.what = what
 
-    async def send(self, chunk):
+    async def send(self, chunk: bytes) -> None:
         """Send ``chunk`` whole. Raises the errors of the stream."""
         self._stream.write(chunk)
         await self._stream.drain()
 
-    async def receive(self):
+    async def receive(self) -> bytes:
         """Return the next bytes."""
         data = await self._stream.read(_READ_BYTES)
         if not data:
             raise LinkClosed("%s closed the connection" % self.what)
         return data
 
-    def close(self):
+    def close(self) -> None:
         self._stream.close()
 
 
@@ -47,26 +53,35 @@ class DatagramLink:
 
     datagram = True
 
-    def __init__(self, datagrams, what):
+    def __init__(self, datagrams: "Datagrams", what: str):
         self._datagrams = datagrams
         self.what = what
 
-    async def send(self, chunk):
+    async def send(self, chunk: bytes) -> None:
         """Send one datagram; it is lost when the stack has no room for 100 ms."""
         for _ in range(_ROOM_TRIES):
             if self._datagrams.send(chunk):
                 return
             await port.sleep_ms(_ROOM_MS)
 
-    async def receive(self):
+    async def receive(self) -> bytes:
         """Return the next datagram's payload."""
-        return await self._datagrams.receive()
+        data = None
+        while data is None:
+            data = await self._datagrams.receive()
+        return data
 
-    def close(self):
+    def close(self) -> None:
         self._datagrams.close()
 
 
-async def open_link(host, port_number, context, server_hostname=None, timeout_ms=10_000):
+async def open_link(
+    host: str,
+    port_number: int,
+    context: "Context",
+    server_hostname: "str | None" = None,
+    timeout_ms: int = 10_000,
+) -> "StreamLink | DatagramLink":
     """Connect to a server; ``context`` says whether over TLS or DTLS.
 
     Raises:

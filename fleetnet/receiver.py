@@ -85,7 +85,9 @@ class Receiver:
         """Return stream -> last durable sequence, for a greeting."""
         return {number: stream.durable for number, stream in self.streams.items()}
 
-    def receive(self, number: int, seq: int, kind: int, flags: int, payload: bytes, now: int) -> None:
+    def receive(
+        self, number: int, seq: int, kind: int, flags: int, payload: bytes, now: int
+    ) -> None:
         """Take one sequenced frame.
 
         Raises:
@@ -93,7 +95,7 @@ class Receiver:
         """
         stream = self.streams.get(number)
         if stream is None:
-            stream = self.streams[number] = ReceiveStream(0)
+            stream = self._new_stream(number)
         if seq > stream.durable + limits.WINDOW:
             self._beyond_window(number, seq)
             return
@@ -121,6 +123,12 @@ class Receiver:
         stream.early[seq] = (kind, flags, payload)
         self._early_bytes += len(payload)
         self._ack_within(now, 0)  # a hole: tell the sender at once
+
+    def _new_stream(self, number: int) -> ReceiveStream:
+        if not number:
+            raise ProtocolError("sequenced frame on stream 0")
+        stream = self.streams[number] = ReceiveStream(0)
+        return stream
 
     def _beyond_window(self, number: int, seq: int) -> None:
         """A datagram can be dropped and comes again; on a stream it would be lost for ever."""
@@ -154,21 +162,27 @@ class Receiver:
         self._events.append(Received(number, seq, kind, payload))
 
     def forward(self, number: int, oldest: int) -> None:
-        """The peer gave up what is below ``oldest``: report the gap and go on behind it."""
+        """The peer gave up what is below ``oldest``: report the gap and go on behind it.
+
+        What arrived early below ``oldest`` goes too: behind a hole, the tail of a message
+        in fragments looks like a whole one.
+        """
         stream = self.streams.get(number)
         if stream is None:
-            stream = self.streams[number] = ReceiveStream(0)
+            stream = self._new_stream(number)
         stream.dirty = True
-        while stream.next < oldest:
-            first = stream.next
-            arrived = [seq for seq in stream.early if first <= seq < oldest]
-            last = min(arrived) - 1 if arrived else oldest - 1
-            stream.parts = []
-            if first <= last:
-                stream.gaps.append((first, last))
-                self._events.append(Gap(number, first, last))
-                stream.next = last + 1
-            self._release(stream, number)
+        if stream.next >= oldest:
+            return
+        for seq in [seq for seq in stream.early if seq < oldest]:
+            self._early_bytes -= len(stream.early.pop(seq)[2])
+        # The head of a message whose rest was given up is lost with it.
+        first = stream.next - len(stream.parts)
+        stream.parts = []
+        stream.next = oldest
+        self._events.append(Gap(number, first, oldest - 1))
+        if stream.gaps and stream.gaps[-1][1] == first - 1:
+            first = stream.gaps.pop()[0]
+        stream.gaps.append((first, oldest - 1))
         self._release(stream, number)
         self._cross_gaps(stream)
 
@@ -179,7 +193,11 @@ class Receiver:
 
     def acknowledge(self, number: int, seq: int, now: int) -> None:
         """The owner holds everything of this stream up to ``seq`` durably."""
-        stream = self.streams[number]
+        stream = self.streams.get(number)
+        if stream is None:
+            return  # of an epoch that is over
+        if seq >= stream.next:
+            seq = stream.next - 1  # what comes again on this link is acknowledged again
         if seq <= stream.durable:
             return
         stream.durable = seq
@@ -187,8 +205,10 @@ class Receiver:
             self._cross_gaps(stream)
         stream.dirty = True
         # A quarter of the window waits for no timer, so that the sender never stalls.
-        far = stream.durable - stream.reported >= self.window >> 2
-        self._ack_within(now, 0 if far else self.ack_delay_ms)
+        if stream.durable - stream.reported >= self.window >> 2:
+            self._ack_within(now, 0)
+        elif self.ack_due is None:
+            self.ack_due = ticks_add(now, self.ack_delay_ms)
 
     def acknowledge_soon(self, now: int) -> None:
         """Report every stream at once (the peer probes, or the window has changed)."""
@@ -226,11 +246,13 @@ class Receiver:
 
     def _bitmap(self, stream: ReceiveStream) -> bytes:
         base = stream.durable + 1
-        last = stream.next - 1
+        # Behind a gap, next may be any distance away; the sender asks about a window only.
+        arrived = min(stream.next, base + limits.WINDOW)
+        end = arrived
         for seq in stream.early:
-            last = max(last, seq)
-        bits = bytearray((last - base + 8) >> 3)
-        for seq in range(base, stream.next):
+            end = max(end, seq + 1)
+        bits = bytearray((end - base + 7) >> 3)
+        for seq in range(base, arrived):
             bits[(seq - base) >> 3] |= 1 << ((seq - base) & 7)
         for seq in stream.early:
             bits[(seq - base) >> 3] |= 1 << ((seq - base) & 7)

@@ -300,13 +300,18 @@ class Sender:
         return False
 
     def give_up(self, number: int, oldest: int) -> None:
-        """Drop the frames of a stream below ``oldest``; the peer is told by FORWARD."""
+        """Drop the frames of a stream below ``oldest``; the peer is told by FORWARD.
+
+        A message that is cut by ``oldest`` goes as a whole.
+        """
         stream = self.open_stream(number)
         oldest = min(oldest, stream.next_seq)
         count = 0
         for frame in stream.frames:
             if frame.seq >= oldest:
                 break
+            if frame.flags & MORE and frame.seq == oldest - 1:
+                oldest += 1
             if frame.state == _FLYING:
                 self.in_flight -= frame.size
             elif frame.state == _WAITING:

@@ -13,7 +13,6 @@ Source: docs/protocol.md sections 4 to 8.
 """
 
 from fleetnet import frame as wire
-from fleetnet import limits
 from fleetnet.acks import decode_ack, decode_forward, encode_forward
 from fleetnet.errors import GOING_AWAY, IDLE, UNKNOWN_KIND, ProtocolError
 from fleetnet.events import Delivered, Received, TimeHeard
@@ -174,9 +173,9 @@ class Session(Lifecycle):
     def _receive_control(self, kind: int, payload: bytes, now: int) -> None:
         if kind == wire.ACK:
             self.sender.window, entries = decode_ack(payload)
-            for number, cum, bitmap in entries:
-                if self.sender.acknowledge(number, cum, bitmap, now):
-                    self._events.append(Delivered(number, cum))
+            for number, durable, bitmap in entries:
+                if self.sender.acknowledge(number, durable, bitmap, now):
+                    self._events.append(Delivered(number, durable))
         elif kind == wire.PING:
             self._send_pong(payload)
             self.receiver.acknowledge_soon(now)
@@ -185,7 +184,7 @@ class Session(Lifecycle):
             if unix_ms:
                 self._events.append(TimeHeard(unix_ms))
         elif kind == wire.FORWARD:
-            for number, oldest in decode_forward(payload):
+            for number, oldest in decode_forward(payload).items():
                 self.receiver.forward(number, oldest)
             self.receiver.acknowledge_soon(now)
         elif kind == wire.BYE_ACK:
@@ -212,6 +211,8 @@ class Session(Lifecycle):
             frames.append(wire.encode_frame(wire.FORWARD, 0, 0, encode_forward(forwards)))
 
     def _send_pong(self, ping: bytes) -> None:
+        if len(ping) < 2:
+            raise ProtocolError("PING without its count")
         body = bytearray(ping[:2])
         put_varint(body, self._wall_ms() if self._wall_ms is not None else 0)
         self._link.say(wire.PONG, bytes(body))

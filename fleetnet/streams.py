@@ -13,10 +13,26 @@ from fleetnet.ports import port
 
 _READ_BYTES = 4096
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fleetnet.ports.cpython import Context, Datagrams, Listener
+    from fleetnet.ports.cpython import Stream as RawStream
+
+    Source = str | bytes
+
 _has_warned = False
 
 
-def client_context(ca=None, cert=None, key=None, *, datagram=False, insecure=False):
+def client_context(
+    ca: "Source | list[Source] | None" = None,
+    cert: "Source | None" = None,
+    key: "Source | None" = None,
+    *,
+    datagram: bool = False,
+    insecure: bool = False,
+) -> "Context":
     """Make a context for connecting.
 
     Args:
@@ -34,7 +50,13 @@ def client_context(ca=None, cert=None, key=None, *, datagram=False, insecure=Fal
     return port.client_context(ca, cert, key, datagram=datagram, insecure=insecure)
 
 
-def server_context(cert, key, ca=None, *, datagram=False):
+def server_context(
+    cert: "Source",
+    key: "Source",
+    ca: "Source | list[Source] | None" = None,
+    *,
+    datagram: bool = False,
+) -> "Context":
     """Make a context for accepting connections.
 
     Args:
@@ -47,7 +69,7 @@ def server_context(cert, key, ca=None, *, datagram=False):
     return port.server_context(cert, key, ca, datagram=datagram)
 
 
-def _context(ssl):
+def _context(ssl: "Context | bool | None") -> "Context | None":
     """Return the context for the ``ssl`` argument of the calls below."""
     global _has_warned
     if ssl is None or ssl is False:
@@ -68,22 +90,22 @@ class Stream:
     Bytes that have arrived are never lost when a waiting caller gives up.
     """
 
-    def __init__(self, raw):
+    def __init__(self, raw: "RawStream"):
         self._raw = raw
         self._buffer = b""
         self.verified = raw.verified
 
-    async def _fill(self):
+    async def _fill(self) -> bool:
         data = await self._raw.read(_READ_BYTES)
         self._buffer += data
         return bool(data)
 
-    def _take(self, n):
+    def _take(self, n: int) -> bytes:
         data = self._buffer[:n]
         self._buffer = self._buffer[n:]
         return data
 
-    async def read(self, n=-1):
+    async def read(self, n: int = -1) -> bytes:
         """Return 1 to ``n`` bytes, b"" at the end of file; all of it when ``n`` is -1.
 
         Raises:
@@ -97,14 +119,14 @@ class Stream:
             await self._fill()
         return self._take(n)
 
-    async def readexactly(self, n):
+    async def readexactly(self, n: int) -> bytes:
         """Return exactly ``n`` bytes. Raises EOFError when the stream ends first."""
         while len(self._buffer) < n:
             if not await self._fill():
                 raise EOFError("stream ended after %d of %d B" % (len(self._buffer), n))
         return self._take(n)
 
-    async def readline(self):
+    async def readline(self) -> bytes:
         """Return a line with its newline; less at the end of file."""
         start = 0
         while True:
@@ -115,42 +137,48 @@ class Stream:
             if not await self._fill():
                 return self._take(len(self._buffer))
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         """Keep ``data`` for drain()."""
         self._raw.write(data)
 
-    async def drain(self):
+    async def drain(self) -> None:
         """Send what write() kept. The first time this includes the TLS handshake.
 
         Raises: as read.
         """
         await self._raw.drain()
 
-    def close(self):
+    def close(self) -> None:
         """Close the connection."""
         self._raw.close()
 
-    async def wait_closed(self):
+    async def wait_closed(self) -> None:
         """Wait until it is closed."""
         await self._raw.wait_closed()
 
-    def cipher(self):
+    def cipher(self) -> "tuple[str, str] | None":
         """Return (cipher name, protocol version), None before the handshake's end."""
         return self._raw.cipher()
 
-    def peer_certificate(self):
+    def peer_certificate(self) -> "bytes | None":
         """Return the peer's certificate as DER, None where the firmware keeps none."""
         return self._raw.peer_certificate()
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> "Stream":
         return self
 
-    async def __aexit__(self, kind, error, trace):
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         self.close()
         await self.wait_closed()
 
 
-async def open_connection(host, port_number, ssl=None, server_hostname=None, timeout_ms=10_000):
+async def open_connection(
+    host: str,
+    port_number: int,
+    ssl: "Context | bool | None" = None,
+    server_hostname: "str | None" = None,
+    timeout_ms: int = 10_000,
+) -> "tuple[Stream, Stream]":
     """Connect over TCP, or TLS, and return (reader, writer): the same Stream twice.
 
     Args:
@@ -169,21 +197,33 @@ async def open_connection(host, port_number, ssl=None, server_hostname=None, tim
     return stream, stream
 
 
-async def start_server(callback, host, port_number, ssl=None, backlog=5):
+async def start_server(
+    callback: "Callable[[Stream, Stream], Awaitable[None]]",
+    host: str,
+    port_number: int,
+    ssl: "Context | bool | None" = None,
+    backlog: int = 5,
+) -> "Listener":
     """Accept connections; ``await callback(reader, writer)`` runs for each.
 
     Returns:
         A listener with ``port``, ``close()`` and ``wait_closed()``.
     """
 
-    async def accepted(raw):
+    async def accepted(raw: "RawStream") -> None:
         stream = Stream(raw)
         await callback(stream, stream)
 
     return await port.listen(accepted, host, port_number, _context(ssl), backlog)
 
 
-async def open_dtls(host, port_number, ssl, server_hostname=None, timeout_ms=10_000):
+async def open_dtls(
+    host: str,
+    port_number: int,
+    ssl: "Context | bool | None",
+    server_hostname: "str | None" = None,
+    timeout_ms: int = 10_000,
+) -> "Datagrams":
     """Open a DTLS association: ``send`` and ``recv`` never block, ``receive`` waits.
 
     Args:

@@ -14,7 +14,9 @@ def put_varint(buffer: bytearray, value: int) -> None:
     buffer.append(value)
 
 
-def take_varint(data: "bytes | bytearray | memoryview", at: int, max_bytes: int = 5) -> "tuple[int, int]":
+def take_varint(
+    data: "bytes | bytearray | memoryview", at: int, max_bytes: int = 5
+) -> "tuple[int, int]":
     """Read one integer from ``data`` at offset ``at``.
 
     Returns:

@@ -1,149 +1,120 @@
-"""A small PKI for tests: every certificate that a handshake can meet, good and bad.
+"""A certificate authority for one test run, and the odd certificates that it must refuse.
 
-All keys are made when the tests run; nothing is written anywhere unless a test does so.
-Certificates and keys are DER bytes, as the engine and MicroPython take them.
+Good credentials come from fleetnet's own identity/pki.py. What that refuses to make (expired,
+other keys, a wrong purpose) is signed here with the same CA key.
 """
 
 import datetime
-import functools
-import ipaddress
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-Days = tuple[int, int]
+from fleetnet_server.identity.pki import Credential, create_ca, issue_device, issue_server
 
-_VALID: Days = (-2, 300)
-_EXPIRED: Days = (-20, -1)
-_NOT_YET: Days = (1, 300)
-_SERVER = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+DAY = datetime.timedelta(days=1)
+HOSTS = ("localhost", "127.0.0.1")
 
-
-@dataclass(frozen=True)
-class Pair:
-    """A certificate with its private key, both DER."""
-
-    cert: bytes
-    key: bytes
+_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
-@dataclass(frozen=True)
-class Pki:
-    """Two CAs, servers ``p256 p384 rsa expired not_yet wrong_name``, and clients.
+class Pki(NamedTuple):
+    """Credentials by what is wrong with them; all DER."""
 
-    Clients: ``good``, ``rsa``, ``other_ca``, ``expired``, ``not_yet``, ``server_use``
-    (extendedKeyUsage is serverAuth only). Their SAN is ``urn:fleetnet:device:<name>``.
-    """
+    ca: Credential
+    other_ca: Credential
+    server: Credential
+    server_expired: Credential
+    server_future: Credential
+    server_elsewhere: Credential
+    server_of_other_ca: Credential
+    server_common_name_only: Credential
+    server_p384: Credential
+    server_rsa: Credential
+    device: Credential
+    device_of_other_ca: Credential
+    device_expired: Credential
+    device_future: Credential
+    device_wrong_usage: Credential
+    device_self_signed: Credential
+    ed25519: Credential
+    rsa_1024: Credential
 
-    ca: bytes
-    other_ca: bytes
-    servers: dict[str, Pair] = field(default_factory=dict)
-    clients: dict[str, Pair] = field(default_factory=dict)
+
+def make_pki() -> Pki:
+    """Make everything; about half a second, most of it RSA."""
+    ca, other = create_ca("test CA"), create_ca("other CA")
+    server, client = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+    return Pki(
+        ca=ca,
+        other_ca=other,
+        server=issue_server(ca, HOSTS),
+        server_expired=odd(ca, server, start=-3, end=-1),
+        server_future=odd(ca, server, start=1, end=3),
+        server_elsewhere=issue_server(ca, ["elsewhere.example", "192.0.2.1"]),
+        server_of_other_ca=issue_server(other, HOSTS),
+        server_common_name_only=odd(ca, server, hosts=()),
+        server_p384=odd(ca, server, key=ec.generate_private_key(ec.SECP384R1())),
+        server_rsa=odd(ca, server, key=rsa.generate_private_key(65537, 2048)),
+        device=issue_device(ca, "press-7"),
+        device_of_other_ca=issue_device(other, "press-7"),
+        device_expired=odd(ca, client, start=-3, end=-1),
+        device_future=odd(ca, client, start=1, end=3),
+        device_wrong_usage=odd(ca, server),
+        device_self_signed=odd(None, client),
+        ed25519=odd(ca, client, key=ed25519.Ed25519PrivateKey.generate()),
+        rsa_1024=odd(ca, client, key=rsa.generate_private_key(65537, 1024)),  # noqa: S505
+    )
 
 
-def _der(key: Key) -> bytes:
+def odd(
+    ca: Credential | None,
+    usage: x509.ObjectIdentifier,
+    *,
+    start: int = -1,
+    end: int = 30,
+    key: _Key | None = None,
+    hosts: tuple[str, ...] = ("localhost",),
+) -> Credential:
+    """Sign a leaf; ``start`` and ``end``: days from now. ``ca`` None: signed by itself."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(x509.load_der_x509_certificate(ca.certificate).subject if ca else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + start * DAY)
+        .not_valid_after(now + end * DAY)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    )
+    if hosts:
+        names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
+        builder = builder.add_extension(names, critical=False)
+    signer = serialization.load_der_private_key(ca.key, None) if ca else key
+    certificate = builder.sign(signer, hashes.SHA256())  # type: ignore[arg-type]
+    return Credential(certificate.public_bytes(serialization.Encoding.DER), key_der(key))
+
+
+def key_der(key: _Key) -> bytes:
+    """Lay out a private key as PKCS #8."""
     return key.private_bytes(
         serialization.Encoding.DER,
-        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
 
 
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-class _Authority:
-    def __init__(self, name: str):
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = _name(name)
-        builder = _builder(self.name, self.key, (-3, 1000)).issuer_name(self.name)
-        builder = builder.add_extension(x509.BasicConstraints(True, 0), critical=True)
-        identifier = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
-        builder = builder.add_extension(identifier, critical=False)
-        self.cert = builder.sign(self.key, hashes.SHA256())
-
-    def issue(
-        self,
-        name: str,
-        names: tuple[x509.GeneralName, ...],
-        use: x509.ObjectIdentifier,
-        key: Key | None = None,
-        days: Days = _VALID,
-    ) -> Pair:
-        key = key or ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(_name(name), key, days).issuer_name(self.name)
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([use]), critical=False)
-        builder = builder.add_extension(x509.BasicConstraints(False, None), critical=True)
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
-        builder = builder.add_extension(issuer, critical=False)
-        cert = builder.sign(self.key, hashes.SHA256())
-        return Pair(cert.public_bytes(serialization.Encoding.DER), _der(key))
-
-
-def _builder(subject: x509.Name, key: Key, days: Days) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    start, end = (now + datetime.timedelta(days=offset) for offset in days)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(end)
+def key_pem(der: bytes, password: bytes | None = None) -> bytes:
+    """Turn a DER key into PEM, encrypted when a password is given."""
+    key = serialization.load_der_private_key(der, None)
+    hiding = (
+        serialization.BestAvailableEncryption(password)
+        if password
+        else serialization.NoEncryption()
     )
-
-
-def _rsa() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 2048)
-
-
-def _servers(ca: _Authority) -> dict[str, Pair]:
-    use = ExtendedKeyUsageOID.SERVER_AUTH
-    stranger = (x509.DNSName("elsewhere.example"),)
-    return {
-        "p256": ca.issue("server", _SERVER, use),
-        "p384": ca.issue("server", _SERVER, use, ec.generate_private_key(ec.SECP384R1())),
-        "rsa": ca.issue("server", _SERVER, use, _rsa()),
-        "expired": ca.issue("server", _SERVER, use, days=_EXPIRED),
-        "not_yet": ca.issue("server", _SERVER, use, days=_NOT_YET),
-        "wrong_name": ca.issue("server", stranger, use),
-    }
-
-
-def _clients(ca: _Authority, other: _Authority) -> dict[str, Pair]:
-    use = ExtendedKeyUsageOID.CLIENT_AUTH
-
-    def device(
-        issuer: _Authority,
-        name: str,
-        key: Key | None = None,
-        days: Days = _VALID,
-        use: x509.ObjectIdentifier = use,
-    ) -> Pair:
-        san = (x509.UniformResourceIdentifier(f"urn:fleetnet:device:{name}"),)
-        return issuer.issue(name, san, use, key, days)
-
-    return {
-        "good": device(ca, "cam-01"),
-        "rsa": device(ca, "cam-02", _rsa()),
-        "other_ca": device(other, "cam-01"),
-        "expired": device(ca, "cam-03", days=_EXPIRED),
-        "not_yet": device(ca, "cam-04", days=_NOT_YET),
-        "server_use": device(ca, "cam-05", use=ExtendedKeyUsageOID.SERVER_AUTH),
-    }
-
-
-@functools.cache
-def make_pki() -> Pki:
-    """Return the test run's one PKI."""
-    ca, other = _Authority("test CA"), _Authority("other CA")
-    der = serialization.Encoding.DER
-    return Pki(
-        ca.cert.public_bytes(der), other.cert.public_bytes(der), _servers(ca), _clients(ca, other)
-    )
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hiding)

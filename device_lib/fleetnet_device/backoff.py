@@ -15,16 +15,23 @@ _REFUSED_MS = 60_000
 _STABLE_MS = 30_000
 
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
 class Backoff:
     """Gives the next pause; ``random_bytes`` is the only source of chance."""
 
-    def __init__(self, random_bytes, base_ms=_BASE_MS, cap_ms=_CAP_MS):
+    def __init__(
+        self, random_bytes: "Callable[[int], bytes]", base_ms: int = _BASE_MS, cap_ms: int = _CAP_MS
+    ):
         self._random_bytes = random_bytes
         self._base_ms = base_ms
         self._cap_ms = cap_ms
         self._last_ms = base_ms
 
-    def after(self, lasted_ms, retry_after_ms=0, is_refused=False):
+    def after(self, lasted_ms: int, retry_after_ms: int = 0, is_refused: bool = False) -> int:
         """Return the pause in ms after a link that was up for ``lasted_ms``.
 
         Args:

@@ -11,6 +11,12 @@ import json
 from fleetnet.errors import CredentialError
 from fleetnet.streams import client_context
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fleetnet.ports.cpython import Context
+
 _KEYS = ("name", "host", "tls_port", "dtls_port", "transport")
 
 
@@ -21,25 +27,25 @@ class Credentials:
         CredentialError: a file is missing or unusable, with the remedy.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str):
         self.folder = folder.rstrip("/")
         config = self._read_config()
-        self.name = config["name"]
-        self.host = config["host"]
-        self.transport = config["transport"]
+        self.name: str = config["name"]
+        self.host: str = config["host"]
+        self.transport: str = config["transport"]
         if self.transport not in ("tls", "dtls"):
             raise CredentialError(
                 "%s/config.json: transport is %r, not tls or dtls" % (self.folder, self.transport)
             )
-        self.port = config[self.transport + "_port"]
-        self.server_hostname = config.get("server_hostname") or self.host
-        self._context = None
+        self.port: int = config[self.transport + "_port"]
+        self.server_hostname: str = config.get("server_hostname") or self.host
+        self._context: "Context | None" = None
 
-    def _read_config(self):
+    def _read_config(self) -> "dict[str, Any]":
         path = self.folder + "/config.json"
         try:
             with open(path) as file:
-                config = json.load(file)
+                config: "dict[str, Any]" = json.load(file)
         except OSError:
             raise CredentialError(
                 "no %s: copy the folder that `fleetnet device add` made to this device" % path
@@ -51,7 +57,7 @@ class Credentials:
                 raise CredentialError("%s lacks %r" % (path, key))
         return config
 
-    def context(self):
+    def context(self) -> "Context":
         """Return the client context for this bundle."""
         if self._context is None:
             self._context = client_context(

@@ -50,11 +50,17 @@ class Device:
         state: "offline", "connecting", "online" or "refused".
         sent, acknowledged, dropped: readings and events; sent = acknowledged + dropped +
             those still on their way.
-        connects: sessions opened so far. last_error: why the last one ended, or None.
+        connects: sessions opened so far.
+        last_error: why the last connection failed or ended; None while one is up.
     """
 
     def __init__(
-        self, folder, linger_ms=1_000, max_readings=64, outbox_bytes=65536, connect_ms=10_000
+        self,
+        folder: str,
+        linger_ms: int = 1_000,
+        max_readings: int = 64,
+        outbox_bytes: int = 65536,
+        connect_ms: int = 10_000,
     ):
         self.credentials = Credentials(folder)
         self.name = self.credentials.name
@@ -62,7 +68,7 @@ class Device:
         self.sent = 0
         self.acknowledged = 0
         self.connects = 0
-        self.last_error = None
+        self.last_error: "Exception | None" = None
         self._linger_ms = linger_ms
         self._connect_ms = connect_ms
         fragment = limits.FRAGMENT_PAYLOAD
@@ -74,18 +80,18 @@ class Device:
         self._batch = ReadingBatch(fragment, max_readings)
         self._batch_began = 0
         self._backoff = Backoff(port.random_bytes)
-        self._endpoint = None
-        self._tasks = []
+        self._endpoint: "Endpoint | None" = None
+        self._tasks: "list[asyncio.Task[None]]" = []
         self._changed = asyncio.Event()
 
     @property
-    def dropped(self):
+    def dropped(self) -> int:
         """Readings and events that the outbox had no room for."""
         return self._outbox.dropped_readings
 
     # -- what a program calls ------------------------------------------------------
 
-    async def send(self, channel, value, time_ms=None):
+    async def send(self, channel: str, value: object, time_ms: "int | None" = None) -> None:
         """Queue one reading; it is sent with others, and again until it is acknowledged.
 
         Args:
@@ -110,19 +116,21 @@ class Device:
             else:
                 self._changed.set()
 
-    async def send_raw(self, channel, data, content_format=OCTET_STREAM):
+    async def send_raw(
+        self, channel: str, data: bytes, content_format: int = OCTET_STREAM
+    ) -> None:
         """Queue raw bytes (up to 64 KB) as a reading of ``channel``."""
         time_ms, boot = self._clock.stamp()
         self._put(TELEMETRY, RAW, encode_raw(channel, data, time_ms, boot, content_format), 1)
         self.sent += 1
 
-    async def event(self, name, value=None):
+    async def event(self, name: str, value: object = None) -> None:
         """Queue an event; it overtakes readings."""
         time_ms, boot = self._clock.stamp()
         self._put(EVENTS, EVENT, encode_event(name, value, time_ms, boot), 1)
         self.sent += 1
 
-    async def flush(self, timeout_ms=30_000):
+    async def flush(self, timeout_ms: int = 30_000) -> bool:
         """Wait until everything sent is acknowledged; False when the time is over first."""
         self._seal()
         began = port.ticks()
@@ -132,7 +140,7 @@ class Device:
             await port.sleep_ms(10)
         return True
 
-    async def start(self):
+    async def start(self) -> None:
         """Begin to connect; returns at once."""
         if not self._tasks:
             self._tasks = [
@@ -140,7 +148,7 @@ class Device:
                 asyncio.create_task(self._seal_in_time()),
             ]
 
-    async def stop(self, timeout_ms=_STOP_MS):
+    async def stop(self, timeout_ms: int = _STOP_MS) -> None:
         """Flush within ``timeout_ms``, say BYE, and disconnect."""
         if self._session.state == OPEN:
             await self.flush(timeout_ms)
@@ -155,16 +163,16 @@ class Device:
         self._tasks = []
         self.state = OFFLINE
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> "Device":
         await self.start()
         return self
 
-    async def __aexit__(self, kind, error, trace):
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         await self.stop()
 
     # -- batches -------------------------------------------------------------------
 
-    def _seal(self):
+    def _seal(self) -> None:
         """Turn the open batch into a message."""
         batch = self._batch
         if batch.count:
@@ -172,15 +180,15 @@ class Device:
             batch.clear()
             self._put(TELEMETRY, READINGS, payload, count)
 
-    def _put(self, stream, kind, payload, readings):
+    def _put(self, stream: int, kind: int, payload: bytes, readings: int) -> None:
         self._outbox.put(self._session, stream, kind, payload, readings)
         self._wake()
 
-    def _wake(self):
+    def _wake(self) -> None:
         if self._endpoint is not None:
             self._endpoint.wake()
 
-    async def _seal_in_time(self):
+    async def _seal_in_time(self) -> None:
         """Seal a batch when its first reading has waited for linger_ms."""
         while True:
             await self._changed.wait()
@@ -194,27 +202,27 @@ class Device:
 
     # -- the connection --------------------------------------------------------------
 
-    async def _connect_for_ever(self):
+    async def _connect_for_ever(self) -> None:
         while True:
             self.state = CONNECTING
             began = port.ticks()
             opened = self.connects
-            self.last_error = None
+            is_refused = False
             try:
                 await self._connect_once()
             except Exception as error:
                 # Whatever it was, a camera on a mast must try again.
                 self.last_error = error
+                is_refused = isinstance(error, Rejected)
             finally:
                 retry_after_ms = self._endpoint.retry_after_ms if self._endpoint else 0
                 self._endpoint = None
-            is_refused = isinstance(self.last_error, Rejected)
             self.state = REFUSED if is_refused else OFFLINE
             lasted_ms = ticks_diff(port.ticks(), began) if self.connects > opened else 0
             gc.collect()
             await port.sleep_ms(self._backoff.after(lasted_ms, retry_after_ms, is_refused))
 
-    async def _connect_once(self):
+    async def _connect_once(self) -> None:
         """Open a link, run the session on it to its end."""
         credentials = self.credentials
         gc.collect()
@@ -235,7 +243,7 @@ class Device:
         self._endpoint = Endpoint(self._session, link, self._on_event, self._connect_ms)
         await self._endpoint.run()
 
-    def _on_event(self, event):
+    def _on_event(self, event: object) -> None:
         if isinstance(event, Delivered):
             self.acknowledged += self._outbox.delivered(event.stream, event.seq)
             self._outbox.feed(self._session)
@@ -243,6 +251,7 @@ class Device:
         elif isinstance(event, Opened):
             self.state = ONLINE
             self.connects += 1
+            self.last_error = None
             self._clock.learn(event.welcome.unix_ms)
             self._outbox.feed(self._session)
         elif isinstance(event, TimeHeard):

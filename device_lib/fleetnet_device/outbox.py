@@ -7,6 +7,10 @@ oldest goes, and is counted: a camera's newest readings matter most.
 Memory: at most ``max_bytes`` of payloads and ``max_messages`` tuples.
 """
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fleetnet.session import Session
+
 
 class Outbox:
     """A ring of messages.
@@ -15,19 +19,23 @@ class Outbox:
         dropped_messages, dropped_readings: what the ceiling cost.
     """
 
-    def __init__(self, max_bytes=65536, max_messages=256):
+    def __init__(self, max_bytes: int = 65536, max_messages: int = 256):
         self._max_bytes = max_bytes
         self._max_messages = max_messages
-        self._waiting = []  # [stream, kind, payload, readings]
-        self._handed = []  # [stream, seq, size, readings]
+        # (stream, kind, payload, readings)
+        self._waiting: "list[tuple[int, int, bytes, int]]" = []
+        # (stream, seq, size, readings)
+        self._handed: "list[tuple[int, int, int, int]]" = []
         self._size = 0
         self.dropped_messages = 0
         self.dropped_readings = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._waiting) + len(self._handed)
 
-    def put(self, session, stream, kind, payload, readings):
+    def put(
+        self, session: "Session", stream: int, kind: int, payload: bytes, readings: int
+    ) -> None:
         """Keep a message for ``session``; ``readings``: how many it counts for."""
         self._waiting.append((stream, kind, payload, readings))
         self._size += len(payload)
@@ -35,7 +43,7 @@ class Outbox:
             self._drop_oldest(session)
         self.feed(session)
 
-    def feed(self, session):
+    def feed(self, session: "Session") -> None:
         """Hand over as much as the session's window takes, in order of each stream."""
         full = set()
         kept = []
@@ -49,7 +57,7 @@ class Outbox:
             self._handed.append((stream, seq, len(payload), readings))
         self._waiting = kept
 
-    def delivered(self, stream, seq):
+    def delivered(self, stream: int, seq: int) -> int:
         """Forget what the server holds; return how many readings that were."""
         readings = 0
         kept = []
@@ -62,7 +70,7 @@ class Outbox:
         self._handed = kept
         return readings
 
-    def _drop_oldest(self, session):
+    def _drop_oldest(self, session: "Session") -> None:
         if self._handed:
             stream, seq, size, readings = self._handed.pop(0)
             session.give_up(stream, seq + 1)

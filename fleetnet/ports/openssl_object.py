@@ -195,7 +195,13 @@ class SslObject:
         """
         if type(data) is not bytes:
             data = bytes(data)  # cffi passes nothing else as a pointer
-        if _ssl_write(self._ssl, data, len(data)) <= 0 and data:
+        left = len(data)
+        count = _ssl_write(self._ssl, data, left) if left else 0
+        while 0 < count < left:
+            # pyOpenSSL's contexts allow partial writes: one record of 16 KiB a call.
+            left -= count
+            count = _ssl_write(self._ssl, _ffi.from_buffer(data) + (len(data) - left), left)
+        if count <= 0 and left:
             raise self._failure()
 
     def output(self) -> bytes:

@@ -9,6 +9,7 @@ meets it); a stream link behaves like TLS (in order, until it is cut).
 import heapq
 
 from fleetnet import events
+from fleetnet.frame import MORE
 from fleetnet.handshake import Hello, Welcome
 from fleetnet.session import CLOSING, DOWN, GREETING, OPEN, OVER, Session
 from fleetnet.ticks import ticks_add, ticks_diff
@@ -110,7 +111,8 @@ class World:
         for stream in (2, 3):
             first = (next_seqs or {}).get(stream, self._first_seq)
             waiting = [m for m in (unacknowledged or []) if m[0] == stream]
-            self.device.sender.open_stream(stream, first - len(waiting))
+            frames = sum([self.device.sender.frames_of(len(payload)) for _, payload in waiting])
+            self.device.sender.open_stream(stream, first - frames)
             for _, payload in waiting:
                 self.device.send(stream, 0x10, payload)
 
@@ -156,7 +158,12 @@ class World:
         nexts = {}
         for number, stream in streams.items():
             nexts[number] = stream.next_seq
-            backlog.extend([(number, frame.payload) for frame in stream.frames])
+            parts = []
+            for frame in stream.frames:
+                parts.append(frame.payload)
+                if not frame.flags & MORE:
+                    backlog.append((number, b"".join(parts)))
+                    parts = []
         self.new_device(self.device.epoch, backlog, nexts)
 
     # -- the server ----------------------------------------------------------------
@@ -266,15 +273,16 @@ class World:
             due = self.time + max(0, ticks_diff(timer, self.now()))
             if self._wakes[who] is None or self._wakes[who] > due or self._wakes[who] <= self.time:
                 self._wakes[who] = due
-                self.at(due, self._wake, who, session)
+                self.at(due, self._wake, who)
 
-    def _wake(self, who, session):
-        current = self.device if who == "device" else self.server
-        if session is not current or self._wakes[who] != self.time:
+    def _wake(self, who):
+        if self._wakes[who] != self.time:
             return
         self._wakes[who] = None
-        session.handle_timer(self.now())
-        self.pump(who)
+        session = self.device if who == "device" else self.server
+        if session is not None:
+            session.handle_timer(self.now())
+            self.pump(who)
 
     def _on_event(self, who, session, event):
         if isinstance(event, events.HelloReceived):

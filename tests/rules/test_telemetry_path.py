@@ -3,7 +3,7 @@
 import importlib
 import re
 
-from tree import ROOT
+from rules.tree import ROOT
 
 
 def names() -> list[str]:

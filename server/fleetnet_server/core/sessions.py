@@ -49,7 +49,7 @@ class Sessions:
         self.ack_delay_ms = ack_delay_ms
         self.max_frame = max_frame
         self.live: dict[int, Peer] = {}
-        self._draining: set[Peer] = set()
+        self._draining: dict[int, set[Peer]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._nobody: asyncio.Event | None = None
         router.on_shut = self._on_shut
@@ -78,16 +78,14 @@ class Sessions:
             _log.info("session replaced", device=peer.name)
             old.bye(errors.REPLACED)
             old.is_open = False
-            if old.pending:
-                self._draining.add(old)
-        return any(other.device_id == peer.device_id for other in self._draining)
+            self._drain(old)
+        return peer.device_id in self._draining
 
     def leave(self, peer: Peer, why: str) -> None:
         """Forget a peer whose session or link is over."""
         was_open = peer.is_open
         peer.is_open = False
-        if peer.pending:
-            self._draining.add(peer)
+        self._drain(peer)
         if self.live.get(peer.device_id) is peer:
             del self.live[peer.device_id]
             if not self.live and self._nobody is not None:
@@ -95,9 +93,17 @@ class Sessions:
             if was_open:
                 _log.info("session ended", device=peer.name, why=why)
 
+    def _drain(self, peer: Peer) -> None:
+        if peer.pending:
+            self._draining.setdefault(peer.device_id, set()).add(peer)
+
     def drained(self, peer: Peer) -> None:
         """All messages of a closed peer are durable."""
-        self._draining.discard(peer)
+        others = self._draining.get(peer.device_id)
+        if others is not None:
+            others.discard(peer)
+            if not others:
+                del self._draining[peer.device_id]
 
     def opened(self, peer: Peer, hello: Hello, transport: Transport | None) -> None:
         """Log a session that was accepted."""

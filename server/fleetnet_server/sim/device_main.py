@@ -17,7 +17,7 @@ import sys
 from fleetnet_device import Device
 
 
-def report(device, done=False):
+def report(device: Device, done: bool = False) -> None:
     line = {
         "device": device.name,
         "state": device.state,
@@ -31,14 +31,14 @@ def report(device, done=False):
     print(json.dumps(line))
 
 
-def is_told_to_stop(poller):
+def is_told_to_stop(poller: "select.poll") -> bool:
     """Standard input at its end: whoever started this program wants it to finish."""
     for _ in poller.poll(0):
         return not sys.stdin.read(1)
     return False
 
 
-async def main(bundle, seconds, rate):
+async def main(bundle: str, seconds: int, rate: int) -> None:
     poller = select.poll()
     poller.register(sys.stdin, select.POLLIN)
     device = Device(bundle)

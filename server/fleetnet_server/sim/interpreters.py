@@ -50,6 +50,8 @@ def device_environment() -> dict[str, str]:
     environment = dict(os.environ)
     environment["MICROPYPATH"] = ":".join([".frozen", *dict.fromkeys(roots)])
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(roots))
+    # MicroPython hands out each line at once; CPython would keep them to the end.
+    environment["PYTHONUNBUFFERED"] = "1"
     return environment
 
 

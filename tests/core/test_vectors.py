@@ -1,0 +1,141 @@
+"""The vectors of docs/protocol.md, read by every interpreter (tests/core/vectors.json)."""
+
+import json
+import sys
+
+from fleetnet.acks import decode_ack, decode_forward, encode_forward, put_ack
+from fleetnet.errors import ProtocolError
+from fleetnet.frame import FrameSplitter, decode_frame, encode_frame, split_datagram
+from fleetnet.handshake import decode_ending, decode_hello, decode_welcome
+from fleetnet.varint import put_varint
+
+FOLDER = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."
+sys.path.insert(0, FOLDER)
+from world import Lcg  # noqa: E402
+
+with open(FOLDER + "/vectors.json") as source:
+    VECTORS = json.load(source)
+
+GREETING = ("version", "capabilities", "max_frame", "epoch", "peer_epoch", "nonce", "unix_ms")
+HELLO = ("codecs", "software", "boot", "uptime_ms")
+WELCOME = ("session_id", "window", "keepalive_ms", "ack_delay_ms", "rate")
+ENDING = ("reason", "retry_after_ms", "detail")
+
+
+def plain(value):
+    """As JSON would write it."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, bytes):
+        return value.hex() if value else ""  # b"".hex() is bytes on MicroPython
+    return value
+
+
+def values_of(thing, names):
+    return {name: plain(getattr(thing, name)) for name in names}
+
+
+def greeting_values(greeting, names):
+    values = values_of(greeting, GREETING + names)
+    streams = greeting.streams
+    values["streams"] = [[n, streams[n][0], streams[n][1]] for n in sorted(streams)]
+    values["resume"] = [[n, greeting.resume[n]] for n in sorted(greeting.resume)]
+    return values
+
+
+def read(kind, payload):
+    """Decode one payload; return (its values, its bytes when encoded again)."""
+    if kind == "HELLO":
+        hello = decode_hello(payload)
+        return greeting_values(hello, HELLO), hello.to_payload()
+    if kind == "WELCOME":
+        welcome = decode_welcome(payload)
+        return greeting_values(welcome, WELCOME), welcome.to_payload()
+    if kind == "ENDING":
+        ending = decode_ending(payload)
+        return values_of(ending, ENDING), ending.to_payload()
+    if kind == "FORWARD":
+        entries = decode_forward(payload)
+        rows = [[n, entries[n]] for n in sorted(entries)]
+        return {"entries": rows}, encode_forward(entries)
+    window, entries = decode_ack(payload)
+    out = bytearray()
+    put_varint(out, window)
+    for number, durable, bitmap in entries:
+        put_ack(out, number, durable, bitmap)
+    rows = [[number, durable, plain(bitmap)] for number, durable, bitmap in entries]
+    return {"window": window, "entries": rows}, bytes(out)
+
+
+def refuses(action):
+    try:
+        action()
+    except ProtocolError:
+        return True
+    return False
+
+
+def expected_frames():
+    rows = VECTORS["frames"]
+    return [(v["kind"], v["flags"], v["seq"], bytes.fromhex(v["payload"])) for v in rows]
+
+
+def test_frames_decode_and_encode_to_the_same_bytes():
+    for vector, expected in zip(VECTORS["frames"], expected_frames()):
+        data = bytes.fromhex(vector["hex"])
+        assert split_datagram(data, 4096) == [expected], vector["name"]
+        assert encode_frame(*expected) == data, vector["name"]
+        kind, flags, seq, start, stop = decode_frame(b"\xff" + data, 1, 4096)
+        assert (kind, flags, seq, stop) == (expected[0], expected[1], expected[2], len(data) + 1)
+        assert data[start - 1 :] == expected[3]
+
+
+def test_frames_whole_byte_by_byte_and_split_at_random():
+    stream = b"".join([bytes.fromhex(v["hex"]) for v in VECTORS["frames"]])
+    assert FrameSplitter(4096).split(stream) == expected_frames()
+    random = Lcg(5)
+    for biggest in [1] + [7] * 5 + [60] * 5:
+        splitter = FrameSplitter(4096)
+        frames = []
+        at = 0
+        while at < len(stream):
+            step = 1 + random.below(biggest)
+            frames.extend(splitter.split(stream[at : at + step]))
+            at += step
+        assert frames == expected_frames()
+
+
+def test_every_cut_of_a_datagram_is_refused():
+    for vector in VECTORS["frames"]:
+        data = bytes.fromhex(vector["hex"])
+        for end in range(1, len(data)):
+            assert refuses(lambda: split_datagram(data[:end], 4096)), (vector["name"], end)
+
+
+def test_refused_frames():
+    for vector in VECTORS["refused_frames"]:
+        data = bytes.fromhex(vector["hex"])
+        limit = vector["max_payload"]
+        assert refuses(lambda: split_datagram(data, limit)), vector["name"]
+        assert refuses(lambda: FrameSplitter(limit).split(data)), vector["name"]
+
+        def byte_by_byte():
+            splitter = FrameSplitter(limit)
+            for index in range(len(data)):
+                assert splitter.split(data[index : index + 1]) == []
+
+        assert refuses(byte_by_byte), vector["name"]
+
+
+def test_payloads_decode_and_encode_to_the_same_bytes():
+    for vector in VECTORS["payloads"]:
+        payload = bytes.fromhex(vector["hex"])
+        values, again = read(vector["type"], payload)
+        assert values == vector["values"], (vector["name"], values)
+        assert again == payload, vector["name"]
+
+
+def test_refused_payloads():
+    for vector in VECTORS["refused_payloads"]:
+        payload = bytes.fromhex(vector["hex"])
+        assert refuses(lambda: read(vector["type"], payload)), vector["name"]

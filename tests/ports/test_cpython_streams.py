@@ -1,0 +1,434 @@
+"""open_stream, listen and open_datagram of the CPython port, over real sockets."""
+
+import asyncio
+import contextlib
+import hashlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from fleetnet.errors import (
+    CertificateExpired,
+    CertificateNotYetValid,
+    CredentialError,
+    FleetError,
+    HandshakeTimeout,
+    LinkClosed,
+    Rejected,
+    Unreachable,
+    Unsupported,
+    WrongCA,
+    WrongName,
+)
+from fleetnet.ports import cpython
+from fleetnet.ports.cpython import (
+    Datagrams,
+    Listener,
+    Stream,
+    client_context,
+    open_datagram,
+    server_context,
+)
+from fleetnet_server.core.transport import Transport
+from fleetnet_server.identity.pki import Credential
+from fleetnet_server.net.dtls import DtlsListener
+from pki import Pki
+
+HOST = "127.0.0.1"
+
+
+_ended: list[Stream | Listener] = []
+
+
+@pytest.fixture(autouse=True)
+async def _no_leftovers() -> AsyncIterator[None]:
+    """Close what a test left open: a forgotten socket is an error of the whole run."""
+    yield
+    for each in _ended:
+        each.close() if isinstance(each, Listener) else each.abort()
+    for each in _ended:
+        if isinstance(each, Listener) or each._transport is not None:
+            await each.wait_closed()
+    _ended.clear()
+    await asyncio.sleep(0.01)
+
+
+async def open_stream(*arguments: Any, **options: Any) -> Stream:
+    stream = await cpython.open_stream(*arguments, **options)
+    _ended.append(stream)
+    return stream
+
+
+async def listen(*arguments: Any, **options: Any) -> Listener:
+    listener = await cpython.listen(*arguments, **options)
+    _ended.append(listener)
+    return listener
+
+
+async def echo(stream: Stream) -> None:
+    with contextlib.suppress(FleetError):
+        while data := await stream.read(4096):
+            stream.write(data)
+            await stream.drain()
+    stream.close()
+    await stream.wait_closed()
+
+
+async def start(pki: Pki, server: Credential | None = None, callback=echo) -> Listener:  # type: ignore[no-untyped-def]
+    return await listen(callback, HOST, 0, server_context(*(server or pki.server)))
+
+
+class Echo:
+    """A handler of the DTLS listener."""
+
+    def __init__(self, transport: Transport):
+        self.transport = transport
+
+    def receive_data(self, data: bytes) -> None:
+        if data == b"bye":
+            self.transport.close()
+        elif data != b"silence":
+            self.transport.send(data)
+
+    def link_lost(self, error: FleetError | None) -> None:
+        pass
+
+
+@contextlib.asynccontextmanager
+async def dtls(pki: Pki, server: Credential | None = None, **options: float) -> AsyncIterator[int]:
+    context = server_context(*(server or pki.server), pki.ca.certificate, datagram=True)
+    listener = DtlsListener(context, lambda t, _c: Echo(t), lambda *_: None, **options)  # type: ignore[arg-type]
+    await listener.start(HOST, 0)
+    try:
+        yield listener.port
+    finally:
+        listener.close()
+
+
+def device(pki: Pki, datagram: bool = False):  # type: ignore[no-untyped-def]
+    return client_context(pki.ca.certificate, *pki.device, datagram=datagram)
+
+
+async def test_tls_and_plain_streams_echo(pki: Pki) -> None:
+    secure = await start(pki)
+    plain = await listen(echo, HOST, 0)
+    for listener, context in ((secure, client_context(pki.ca.certificate)), (plain, None)):
+        stream = await open_stream(HOST, listener.port, context)
+        stream.write(b"abcdef")
+        assert await stream.read(4) == b"abcd"
+        assert await stream.read(99) == b"ef"
+        assert stream.verified == (context is not None)
+        assert stream.cipher() == (context and ("TLS_AES_256_GCM_SHA384", "TLSv1.3"))
+        assert stream.peer_certificate() == (context and pki.server.certificate)
+        stream.close()
+        await asyncio.wait_for(stream.wait_closed(), 0.5)
+        assert await stream.read(1) == b""
+        with pytest.raises(LinkClosed):
+            stream.write(b"x")
+            await listener.wait_closed()
+
+
+@pytest.mark.parametrize("datagram", [False, True])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("server_expired", CertificateExpired),
+        ("server_future", CertificateNotYetValid),
+        ("server_elsewhere", WrongName),
+        ("server_of_other_ca", WrongCA),
+        ("device", WrongCA),
+    ],
+)
+async def test_no_byte_goes_to_a_server_that_is_not_trusted(
+    pki: Pki, datagram: bool, name: str, expected: type[FleetError]
+) -> None:
+    async with dtls(pki, getattr(pki, name)) as port:
+        listener = await start(pki, getattr(pki, name))
+        with pytest.raises(expected):
+            if datagram:
+                await open_datagram(HOST, port, device(pki, True), "localhost")
+            else:
+                await open_stream(HOST, listener.port, device(pki), "localhost")
+
+
+async def test_insecure_says_so(pki: Pki) -> None:
+    listener = await start(pki, pki.server_expired)
+    stream = await open_stream(HOST, listener.port, client_context(insecure=True))
+    assert not stream.verified and stream.cipher()
+    stream.abort()
+
+
+async def test_nobody_there(pki: Pki) -> None:
+    with socket.socket() as closed:
+        closed.bind((HOST, 0))
+        port = closed.getsockname()[1]
+    with pytest.raises(Unreachable):
+        await open_stream(HOST, port, device(pki))
+    with pytest.raises(Unreachable):
+        await open_datagram(HOST, port, device(pki, True))
+    for host in ("no-such-host.invalid", "a..b"):
+        with pytest.raises(Unreachable):
+            await open_stream(host, port, device(pki), timeout_ms=5000)
+        with pytest.raises(Unreachable):
+            await open_datagram(host, port, device(pki, True), timeout_ms=5000)
+
+
+async def test_somebody_there_who_says_nothing(pki: Pki) -> None:
+    tcp = socket.create_server((HOST, 0))
+    udp = socket.socket(type=socket.SOCK_DGRAM)
+    udp.bind((HOST, 0))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(HandshakeTimeout):
+        await open_stream(HOST, tcp.getsockname()[1], device(pki), timeout_ms=150)
+    with pytest.raises(HandshakeTimeout):
+        await open_datagram(HOST, udp.getsockname()[1], device(pki, True), timeout_ms=150)
+    assert 0.29 < loop.time() - began < 2
+    tcp.close()
+    udp.close()
+
+
+async def test_misuse_is_explained(pki: Pki) -> None:
+    with pytest.raises(Unsupported, match="datagram=True"):
+        await open_datagram(HOST, 1, device(pki))
+    with pytest.raises(Unsupported, match="datagram=True"):
+        await open_stream(HOST, 1, device(pki, True))
+    listener = await start(pki)
+    with pytest.raises(CredentialError, match="server_hostname"):
+        await open_stream(HOST, listener.port, device(pki), "a..b")
+    with pytest.raises(CredentialError, match="server_hostname"):
+        await open_datagram(HOST, listener.port, device(pki, True), "a..b")
+
+
+@pytest.mark.parametrize("secure", [True, False])
+async def test_a_big_transfer_waits_for_a_slow_reader_and_is_exact(pki: Pki, secure: bool) -> None:
+    size = 6_000_000
+    payload = bytes(range(250)) * (size // 250)
+    most = 0
+    result: list[bytes] = []
+
+    async def slow(stream: Stream) -> None:
+        nonlocal most
+        digest = hashlib.sha256()
+        while data := await stream.read(65536):
+            digest.update(data)
+            most = max(most, len(stream._buffer))
+            await asyncio.sleep(0.001)
+        result.append(digest.digest())
+        stream.close()
+
+    listener = await listen(slow, HOST, 0, server_context(*pki.server) if secure else None)
+    context = client_context(pki.ca.certificate) if secure else None
+    stream = await open_stream(HOST, listener.port, context)
+    waited = 0
+    for start_at in range(0, size, 100_000):
+        stream.write(payload[start_at : start_at + 100_000])
+        waited += not stream._room.is_set()
+        await stream.drain()
+    stream.close()
+    await stream.wait_closed()
+    await listener.wait_closed()
+    assert result == [hashlib.sha256(payload).digest()]
+    assert waited > 0  # there was pressure
+    assert most < 700_000  # and memory stayed bounded
+
+
+async def test_what_a_big_transfer_carried(pki: Pki) -> None:
+    payload = bytes(range(251)) * 8000
+
+    async def send(stream: Stream) -> None:
+        stream.write(payload)
+        await stream.drain()
+        stream.close()
+        await stream.wait_closed()
+
+    listener = await start(pki, callback=send)
+    stream = await open_stream(HOST, listener.port, client_context(pki.ca.certificate))
+    got = bytearray()
+    while data := await stream.read(7001):
+        got += data
+    assert bytes(got) == payload
+    stream.close()
+
+
+async def test_reading_byte_by_byte_does_not_fill_memory(pki: Pki) -> None:
+    async def flood(stream: Stream) -> None:
+        with contextlib.suppress(FleetError):
+            while True:
+                stream.write(bytes(65536))
+                await stream.drain()
+
+    listener = await start(pki, callback=flood)
+    stream = await open_stream(HOST, listener.port, client_context(pki.ca.certificate))
+    for _ in range(60):
+        assert await stream.read(1) == b"\0"
+        await asyncio.sleep(0.002)
+    assert len(stream._buffer) < 700_000
+    stream.abort()
+
+
+async def test_a_cancelled_read_loses_nothing(pki: Pki) -> None:
+    listener = await start(pki)
+    stream = await open_stream(HOST, listener.port, client_context(pki.ca.certificate))
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(stream.read(10), 0.02)
+    stream.write(b"after")
+    assert await stream.read(10) == b"after"
+    stream.close()
+
+
+async def test_a_cancelled_connect_leaves_no_socket(pki: Pki) -> None:
+    tcp = socket.create_server((HOST, 0))
+    tcp.setblocking(False)
+    port = tcp.getsockname()[1]
+    task = asyncio.create_task(open_stream(HOST, port, device(pki)))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    accepted, _ = tcp.accept()
+    accepted.settimeout(2)
+    with contextlib.suppress(ConnectionError):
+        while accepted.recv(4096):
+            pass
+    accepted.close()
+    tcp.close()
+
+
+async def test_a_reset_is_an_error_for_reader_and_writer(pki: Pki) -> None:
+    async def reset(stream: Stream) -> None:
+        stream.abort()
+
+    listener = await start(pki, callback=reset)
+    stream = await open_stream(HOST, listener.port, client_context(pki.ca.certificate))
+    with contextlib.suppress(LinkClosed):  # a reset, or an end of file, as the kernel likes
+        assert await stream.read(1) == b""
+    with pytest.raises(LinkClosed):
+        stream.write(b"x")
+    await asyncio.wait_for(stream.wait_closed(), 2)
+
+
+async def test_waiting_for_room_ends_when_the_connection_does(pki: Pki) -> None:
+    streams: list[Stream] = []
+
+    async def hold(stream: Stream) -> None:
+        streams.append(stream)
+        stream._transport.pause_reading()  # type: ignore[union-attr]
+        await asyncio.sleep(0.1)
+        stream.abort()
+
+    listener = await start(pki, callback=hold)
+    stream = await open_stream(HOST, listener.port, client_context(pki.ca.certificate))
+    with pytest.raises(LinkClosed):
+        while True:
+            stream.write(bytes(1_000_000))
+            await asyncio.wait_for(stream.drain(), 2)
+
+
+async def test_an_end_without_close_notify_is_an_end(pki: Pki) -> None:
+    """MicroPython closes the socket only."""
+
+    async def rude(stream: Stream) -> None:
+        stream.write(b"last")
+        assert stream._transport is not None
+        stream._transport.close()
+
+    listener = await start(pki, callback=rude)
+    stream = await open_stream(HOST, listener.port, client_context(pki.ca.certificate))
+    assert await stream.read(10) == b"last"
+    assert await stream.read(10) == b""
+    await asyncio.wait_for(stream.wait_closed(), 0.5)
+
+
+async def test_datagrams_both_ways(pki: Pki) -> None:
+    async with dtls(pki) as port:
+        link = await open_datagram(HOST, port, device(pki, True))
+        assert link.verified and link.cipher()[1] == "DTLSv1.2"
+        assert link.peer_certificate() == pki.server.certificate
+        assert link.recv() is None
+        assert await link.receive(20) is None
+        full = bytes(link.max_payload)
+        assert link.send(full)
+        assert await link.receive(2000) == full
+        with pytest.raises(ValueError, match="limit 1150"):
+            link.send(full + b"x")
+        link.close()
+        link.close()
+        for call in (lambda: link.send(b"x"), link.recv):
+            with pytest.raises(LinkClosed):
+                call()
+        with pytest.raises(LinkClosed):
+            await link.receive(10)
+
+
+async def waiting(link: Datagrams) -> asyncio.Task[bytes | None]:
+    task = asyncio.create_task(link.receive(5000))
+    await asyncio.sleep(0.02)
+    return task
+
+
+async def test_a_datagram_link_ends_in_every_way(pki: Pki) -> None:
+    async with dtls(pki) as port:
+        link = await open_datagram(HOST, port, device(pki, True))
+        task = await waiting(link)
+        link.close()
+        with pytest.raises(LinkClosed):
+            await task
+
+        link = await open_datagram(HOST, port, device(pki, True))
+        task = await waiting(link)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        link.send(b"still fine")
+        assert await link.receive(2000) == b"still fine"
+        link.send(b"bye")
+        with pytest.raises(LinkClosed, match="closed"):
+            await link.receive(2000)
+
+        gone = await open_datagram(HOST, port, device(pki, True))
+    with pytest.raises(LinkClosed):
+        await gone.receive(2000)
+
+
+async def test_a_server_that_vanished_is_unreachable(pki: Pki) -> None:
+    context = server_context(*pki.server, pki.ca.certificate, datagram=True)
+    listener = DtlsListener(context, lambda t, _c: Echo(t), lambda *_: None)
+    await listener.start(HOST, 0)
+    link = await open_datagram(HOST, listener.port, device(pki, True))
+    assert listener._sock is not None
+    listener._loop.remove_reader(listener._sock.fileno())
+    listener._sock.close()
+    listener._sock = None
+    link.send(b"x")
+    with pytest.raises(Unreachable):
+        await link.receive(2000)
+
+
+async def test_a_closed_link_leaves_its_number_to_others(pki: Pki) -> None:
+    """The reader is gone from the loop before the socket's number is free for reuse."""
+    async with dtls(pki) as port:
+        for _ in range(5):
+            link = await open_datagram(HOST, port, device(pki, True))
+            task = await waiting(link)
+            link.send(b"x")
+            while link._ready is not None and not link._ready.done():
+                await asyncio.sleep(0)
+            link.close()
+            with contextlib.suppress(LinkClosed):
+                await task
+            again = await open_datagram(HOST, port, device(pki, True))
+            again.send(b"y")
+            assert await again.receive(2000) == b"y"
+            again.close()
+
+
+async def test_a_refused_device_is_told_over_dtls(pki: Pki) -> None:
+    async with dtls(pki) as port:
+        context = client_context(pki.ca.certificate, *pki.device_of_other_ca, datagram=True)
+        with pytest.raises(Rejected) as caught:
+            await open_datagram(HOST, port, context)
+        assert caught.value.alert == 48
