@@ -7,9 +7,9 @@ order is kept within a stream. At the end the network heals, and everything said
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from world import Faults, World
 
 from fleetnet.ticks import PERIOD
-from world import Faults, World
 
 STREAMS = (2, 3)
 

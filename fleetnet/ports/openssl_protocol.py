@@ -66,7 +66,7 @@ class SecureProtocol(asyncio.Protocol):
             self._ssl = SslObject(self._context, self._server_hostname, peer)
         except FleetError as error:
             self._finish(error)
-            transport.abort()
+            self._transport.abort()
             return
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._handshake_timeout_s, self._handshake_late)

@@ -18,8 +18,9 @@ def test_batch_layout():
     assert batch.add("t", 21.5, 1_700_000_000_000)
     assert batch.add("ü", None, 1_700_000_000_007)
     assert batch.add("t", [1, "a"], 1_700_000_000_007)
-    body = json.loads(batch.to_payload())
-    assert body == [1_700_000_000_000, 0, ["t", "ü"], [[0, 0, 21.5], [1, 7, None], [0, 7, [1, "a"]]]]
+    base_ms, boot, channels, readings = json.loads(batch.to_payload())
+    assert (base_ms, boot, channels) == (1_700_000_000_000, 0, ["t", "ü"])
+    assert readings == [[0, 0, 21.5], [1, 7, None], [0, 7, [1, "a"]]]
     batch.clear()
     assert json.loads(batch.to_payload()) == [0, 0, [], []]
 

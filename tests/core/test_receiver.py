@@ -158,7 +158,7 @@ def test_gaps_far_away_cost_nothing():
         made.forward(3, oldest)
     made.forward(3, 1 << 30)
     assert len(made.streams[3].gaps) == 1
-    window, entries = ack(made)
+    entries = ack(made)[1]
     assert len(entries[0][2]) <= WINDOW // 8
     made.acknowledge(3, 1, 0)
     assert ack(made)[1] == [(3, (1 << 30) - 1, b"")]

@@ -1,12 +1,9 @@
 """Two real sessions over a seeded bad network, in virtual time, on both interpreters."""
 
-import sys
+from world import Faults, World
 
 from fleetnet.limits import MAX_SEQUENCE
 from fleetnet.ticks import PERIOD
-
-sys.path.insert(0, __file__.rsplit("/", 1)[0] if "/" in __file__ else ".")
-from world import Faults, World  # noqa: E402
 
 STARTS = (0, PERIOD - 700)
 
@@ -195,7 +192,7 @@ def test_alarm_overtakes_readings():
     world = World(47, Faults(delay=200), commit_ms=1)
     world.connect()
     world.run(1_000)
-    for index in range(60):
+    for _ in range(60):
         world.device.send(3, 0x10, b"x" * 1000)
     world.say(2, b"alarm")
     assert world.run(30_000, lambda: len(world.store.rows) == 61)

@@ -83,6 +83,7 @@ class World:
         self.start_tick = start_tick
         self.datagram = datagram
         self.commit_ms = commit_ms
+        self.commit_at = 0
         self.store = Store()
         self.time = 0
         self.link = None
@@ -177,7 +178,9 @@ class World:
             self.cut()
 
     def _accept(self):
-        self.server = Session(self.random.bytes, False, wall_ms=lambda: 1_700_000_000_000 + self.time)
+        self.server = Session(
+            self.random.bytes, False, wall_ms=lambda: 1_700_000_000_000 + self.time
+        )
         self.server.open_link(self.now(), self.link.datagram)
         self.server_generation = self.generation
 
@@ -218,8 +221,8 @@ class World:
         receiver = "server" if sender == "device" else "device"
         self.sent += 1
         if not link.datagram:
-            at = max(self.time + faults.delay + (random.below(faults.jitter) if faults.jitter else 0),
-                     link.arrival[receiver])
+            delay = faults.delay + (random.below(faults.jitter) if faults.jitter else 0)
+            at = max(self.time + delay, link.arrival[receiver])
             link.arrival[receiver] = at
             self.at(at, self._arrive, link, receiver, data)
             return
@@ -291,12 +294,15 @@ class World:
                 self._commit(waiting_session, self.generation, waiting)
             welcome = Welcome()
             welcome.session_id = b"12345678"
-            session.welcome(welcome, event.hello, self.store.watermarks(event.hello.epoch), self.now())
+            marks = self.store.watermarks(event.hello.epoch)
+            session.welcome(welcome, event.hello, marks, self.now())
             for later in session.take_events():
                 self._on_event(who, session, later)
         elif isinstance(event, events.Received) and who == "server":
             self.pending.append((session, event))
-            self.at(self.time + self.commit_ms, self._commit, session, self.generation, event)
+            # One writer: whatever its pace, it commits in the order of arrival.
+            self.commit_at = max(self.commit_at, self.time + self.commit_ms)
+            self.at(self.commit_at, self._commit, session, self.generation, event)
         elif isinstance(event, events.Delivered):
             self.delivered[event.stream] = event.seq
         elif isinstance(event, events.Gap):

@@ -94,7 +94,9 @@ async def run_device(
 
 
 @asynccontextmanager
-async def listener(server: Credential, anchor: Credential, link: str) -> AsyncIterator[tuple[int, Ears]]:
+async def listener(
+    server: Credential, anchor: Credential, link: str
+) -> AsyncIterator[tuple[int, Ears]]:
     """A server of the real engine that only listens, and counts what it hears."""
     ears = Ears()
     datagram = link == "dtls"

@@ -35,7 +35,9 @@ def test_the_vectors_are_those_of_the_file() -> None:
         ("12.3", "payloads", 2),
         ("12.4", "refused_payloads", 3),
     ):
-        shown = {row[0]: row[column].strip("`").replace("(none)", "") for row in rows(section(number))}
+        shown = {
+            row[0]: row[column].strip("`").replace("(none)", "") for row in rows(section(number))
+        }
         assert shown == {row["name"]: row["hex"] for row in VECTORS[group]}, number
 
 
