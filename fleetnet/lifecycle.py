@@ -21,7 +21,7 @@ from fleetnet.handshake import (
     decode_hello,
     decode_welcome,
 )
-from fleetnet.link import BYE_TRIES, HELLO_TRIES, Link
+from fleetnet.session_link import BYE_TRIES, HELLO_TRIES, Link
 from fleetnet.receiver import Receiver
 from fleetnet.sender import Sender
 

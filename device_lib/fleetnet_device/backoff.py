@@ -11,8 +11,9 @@ _CAP_MS = 60_000
 # A device that was told to go away may be let in again by an operator: look rarely.
 _REFUSED_MS = 60_000
 
-# A session that lasted less than this was kicked: the pause goes on growing.
-_STABLE_MS = 30_000
+# Time online pays a pause back at this rate, so that the longest one is forgotten after 30 s:
+# a device that is kicked at once stays away longer and longer, one that worked does not.
+_PAY_BACK = 2
 
 
 TYPE_CHECKING = False
@@ -38,9 +39,8 @@ class Backoff:
             retry_after_ms: what the server asked for; the pause is never shorter.
             is_refused: the server does not want this device.
         """
-        if lasted_ms >= _STABLE_MS:
-            self._last_ms = self._base_ms
-        span = max(1, 3 * self._last_ms - self._base_ms)
+        last_ms = max(self._base_ms, self._last_ms - _PAY_BACK * lasted_ms)
+        span = max(1, 3 * last_ms - self._base_ms)
         chance = int.from_bytes(self._random_bytes(3), "big")
         pause_ms = min(self._cap_ms, self._base_ms + chance % span)
         self._last_ms = pause_ms

@@ -39,8 +39,9 @@ class Clock:
 
     def unix_ms(self) -> int:
         """Return unix time in ms, 0 while unknown."""
+        uptime_ms = self.uptime_ms()  # whatever clock is asked: ticks must not wrap unseen
         if self._offset_ms:
-            return self._offset_ms + self.uptime_ms()
+            return self._offset_ms + uptime_ms
         now: int = self._port.unix_ms()
         return now
 

@@ -80,6 +80,7 @@ class Device:
         self._batch = ReadingBatch(fragment, max_readings)
         self._batch_began = 0
         self._backoff = Backoff(port.random_bytes)
+        self._opened_ms = 0
         self._endpoint: "Endpoint | None" = None
         self._tasks: "list[asyncio.Task[None]]" = []
         self._changed = asyncio.Event()
@@ -149,9 +150,13 @@ class Device:
             ]
 
     async def stop(self, timeout_ms: int = _STOP_MS) -> None:
-        """Flush within ``timeout_ms``, say BYE, and disconnect."""
-        if self._session.state == OPEN:
+        """Flush within ``timeout_ms``, say BYE, and disconnect.
+
+        Also waits, as long, for a connection that is still being made.
+        """
+        if self._tasks and self.state != REFUSED:
             await self.flush(timeout_ms)
+        if self._session.state == OPEN:
             self._session.bye(port.ticks())
             self._wake()
             began = port.ticks()
@@ -205,7 +210,6 @@ class Device:
     async def _connect_for_ever(self) -> None:
         while True:
             self.state = CONNECTING
-            began = port.ticks()
             opened = self.connects
             is_refused = False
             try:
@@ -218,7 +222,9 @@ class Device:
                 retry_after_ms = self._endpoint.retry_after_ms if self._endpoint else 0
                 self._endpoint = None
             self.state = REFUSED if is_refused else OFFLINE
-            lasted_ms = ticks_diff(port.ticks(), began) if self.connects > opened else 0
+            lasted_ms = 0
+            if self.connects > opened:
+                lasted_ms = self._clock.uptime_ms() - self._opened_ms
             gc.collect()
             await port.sleep_ms(self._backoff.after(lasted_ms, retry_after_ms, is_refused))
 
@@ -251,6 +257,7 @@ class Device:
         elif isinstance(event, Opened):
             self.state = ONLINE
             self.connects += 1
+            self._opened_ms = self._clock.uptime_ms()
             self.last_error = None
             self._clock.learn(event.welcome.unix_ms)
             self._outbox.feed(self._session)

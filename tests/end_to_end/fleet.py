@@ -167,8 +167,12 @@ class DeviceProcess:
         assert self._process.returncode == 0, self.story()
         assert self.last("done"), self.story()
 
+    def freeze(self) -> None:
+        """SIGSTOP: alive, and silent."""
+        self._process.send_signal(signal.SIGSTOP)
+
     async def kill(self) -> None:
-        """SIGKILL, as a power cut."""
+        """SIGKILL; the system ends its TCP connections."""
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()

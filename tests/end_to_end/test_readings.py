@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import sys
 from collections import Counter
 
 from end_to_end.fleet import Fleet, faults_of, name_of, runtimes
+from fleetnet_server.sim.interpreters import device_environment
+from fleetnet_server.store.query import query
 
 SECONDS = 3
 RATE = 10
@@ -35,3 +38,32 @@ async def test_readings_arrive_once_and_in_order(fleet: Fleet) -> None:
         assert [line["value"] for line in mine] == list(range(SECONDS * RATE))
         times = [line["unix_ms"] for line in mine]
         assert len(set(times)) == len(times), f"{account.name}: readings share a time: {times}"
+
+
+# The shortest program there is: no flush, no sleep.
+SEND_AND_LEAVE = """
+import asyncio
+from fleetnet_device import Device
+
+async def main():
+    async with Device(%r) as device:
+        await device.send("door", "open")
+
+asyncio.run(main())
+"""
+
+
+async def test_reading_of_a_program_that_ends_at_once(fleet: Fleet) -> None:
+    names = []
+    for runtime in runtimes():
+        for link in ("tls", "dtls"):
+            names.append(f"{link}-{name_of(runtime)}")
+            bundle = fleet.add_device(names[-1], link)
+            process = await asyncio.create_subprocess_exec(
+                runtime.path if runtime else sys.executable,
+                "-c",
+                SEND_AND_LEAVE % str(bundle),
+                env=device_environment(),
+            )
+            assert await asyncio.wait_for(process.wait(), 30) == 0
+    assert sorted(reading.device for reading in query(fleet.store)) == sorted(names)

@@ -9,7 +9,7 @@ from fleetnet import frame as wire
 from fleetnet.errors import FleetError
 from fleetnet.handshake import Hello, Welcome
 from fleetnet.ports import port
-from fleetnet.session import DOWN, OVER, Session
+from fleetnet.session import DOWN, OPEN, OVER, Session
 from fleetnet.ticks import ticks_diff
 from fleetnet_server.core.transport import Transport
 from fleetnet_server.errors import StoreUnavailable
@@ -151,8 +151,10 @@ class Peer:
         welcome.keepalive_ms = sessions.keepalive_ms
         welcome.ack_delay_ms = sessions.ack_delay_ms
         self._session.welcome(welcome, hello, marks, now)
-        self.is_open = True
-        sessions.opened(self, hello, self._transport)
+        # A HELLO that contradicts the store, or a link that ended meanwhile, opens nothing.
+        if self._session.state == OPEN:
+            self.is_open = True
+            sessions.opened(self, hello, self._transport)
         for event in self._session.take_events():
             self._handle(event, now)
 

@@ -1,0 +1,91 @@
+"""A fleet's folder for the bench, and its server in a process of its own."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+from processes import Process, cores, running
+
+from fleetnet_server.cli.device import add_device
+from fleetnet_server.cli.init import create_fleet
+from fleetnet_server.config import load_settings
+from fleetnet_server.store.sqlite import SqliteStore
+
+_SETTINGS = {
+    "FLEETNET_TLS_PORT": "0",
+    "FLEETNET_DTLS_PORT": "0",
+    "FLEETNET_BIND": "127.0.0.1",
+    # Every handshake of a row may be under way at once.
+    "FLEETNET_MAX_HANDSHAKES": "4096",
+}
+
+
+class Server(NamedTuple):
+    """A running server: its process and its ports."""
+
+    process: Process
+    tls_port: int
+    dtls_port: int
+
+
+def make_fleet(folder: Path, devices: int) -> None:
+    """Make a fleet with bench-0000 and so on; nothing is done for those that exist."""
+    if not folder.exists():
+        create_fleet(folder, ("localhost",))
+    settings = load_settings(folder)
+    with SqliteStore(settings.store_path(folder)) as store:
+        for index in range(len(store.devices()), devices):
+            add_device(folder, settings, store, f"bench-{index:04d}", "tls")
+
+
+def bundles(folder: Path, count: int) -> list[str]:
+    """Return the folders of the first ``count`` devices."""
+    return [str(folder / "devices" / f"bench-{index:04d}") for index in range(count)]
+
+
+def serve_command(folder: Path) -> list[str]:
+    """Return the command that serves a fleet, as a user would."""
+    fleetnet = "import sys; from fleetnet_server.cli.main import main; sys.exit(main())"
+    return [sys.executable, "-c", fleetnet, "-C", str(folder), "serve", "--json", "--quiet"]
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """Run the server of a fleet on the measured core."""
+    with running(serve_command(folder), cores()[0], server_environment()) as process:
+        ready = process.answer(30)
+        yield Server(process, ready["tls_port"], ready["dtls_port"])
+
+
+def server_environment() -> dict[str, str]:
+    """Return the settings of the bench's server: free ports on loopback."""
+    return dict(_SETTINGS)
+
+
+def stored(folder: Path) -> tuple[int, int]:
+    """Return how many messages and readings the store holds; the server must be stopped."""
+    path = load_settings(folder).store_path(folder)
+    connection = apsw.Connection(str(path))
+    try:
+        messages, readings = connection.execute(
+            "SELECT count(*), sum(json_array_length(body, '$[3]')) FROM messages WHERE kind = 16"
+        ).get
+    finally:
+        connection.close()
+    return messages, readings or 0
+
+
+def empty_store(folder: Path) -> None:
+    """Remove the messages of an earlier row, so that every row begins alike."""
+    path = load_settings(folder).store_path(folder)
+    connection = apsw.Connection(str(path))
+    try:
+        connection.execute("DELETE FROM messages; DELETE FROM epochs; VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()
+    os.sync()
