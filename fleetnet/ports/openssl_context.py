@@ -28,8 +28,16 @@ _DTLS_1_2 = 0xFEFD
 
 # Forward secrecy and AEAD only (RFC 9325 section 4.2). No CHACHA20 on DTLS: mbedTLS on
 # boards has AES hardware and no CHACHA20.
-_TLS_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
-_DTLS_CIPHERS = b"ECDHE+AESGCM"
+# AES-128 first: as safe here, and less work for a microcontroller.
+_DTLS_CIPHERS = b"ECDHE+AESGCM+AES128:ECDHE+AESGCM"
+_TLS_CIPHERS = _DTLS_CIPHERS + b":ECDHE+CHACHA20"
+_TLS_1_3_CIPHERS = (
+    b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+)
+
+# What mbedTLS knows. OpenSSL's own list begins with a post-quantum group that no device has
+# and that makes a ClientHello of 1,502 B out of 266 (measured with 4.0.3).
+_GROUPS = b"P-256:X25519:P-384"
 
 _OPTIONS = (
     SSL.OP_NO_COMPRESSION
@@ -73,6 +81,8 @@ class Context:
         else:
             self.native.set_min_proto_version(SSL.TLS1_2_VERSION)
             self.native.set_cipher_list(_TLS_CIPHERS)
+            self.native.set_tls13_ciphersuites(_TLS_1_3_CIPHERS)
+        _lib.SSL_CTX_set1_curves_list(self.native._context, _GROUPS)
         self.native.set_options(_OPTIONS)
         # No resumption: devices cannot, and a cached session would outlive a revocation.
         self.native.set_session_cache_mode(SSL.SESS_CACHE_OFF)
