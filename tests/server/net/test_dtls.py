@@ -9,9 +9,8 @@ import pytest
 from dtls_world import World
 from fleetnet.errors import FleetError, HandshakeTimeout, LinkClosed, Rejected, TrustError
 from fleetnet.ports.cpython import Datagrams
+from listening import HOST, REFUSALS, TRIES, Server, device, serving, until
 from pki import Pki
-
-from .listening import HOST, REFUSALS, TRIES, Server, device, serving, until
 
 
 async def talk(link: Datagrams, data: bytes) -> bytes | None:

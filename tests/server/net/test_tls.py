@@ -7,14 +7,24 @@ import struct
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.bindings.openssl.binding import Binding
+from cryptography.hazmat.primitives import serialization
 from OpenSSL import SSL
 
-from fleetnet.errors import FleetError, HandshakeTimeout, LinkClosed, Rejected, TrustError
+from fleetnet.errors import (
+    FleetError,
+    HandshakeTimeout,
+    LinkClosed,
+    Rejected,
+    TrustError,
+    WrongCA,
+)
 from fleetnet.ports.cpython import Stream
+from fleetnet.ports.openssl_context import client_context
 from fleetnet.ports.openssl_object import SslObject
+from listening import HOST, REFUSALS, TRIES, Server, device, serving, until
 from pki import Pki
-
-from .listening import HOST, REFUSALS, TRIES, Server, device, serving, until
 
 
 async def finish(stream: Stream) -> None:
@@ -297,3 +307,40 @@ async def test_stopping_and_closing(pki: Pki) -> None:
         assert server.listener.half_open == 0
         half.sock.close()
         await finish(stream)
+
+
+async def test_renegotiation_is_refused_at_once(pki: Pki) -> None:
+    """And the answer does not pile up in memory until the server has something to say."""
+    context = device(pki)
+    permissive = SSL.Context(SSL.TLS_METHOD)  # ours refuses to ask for it
+    permissive.set_max_proto_version(SSL.TLS1_2_VERSION)
+    permissive.use_certificate(x509.load_der_x509_certificate(pki.device.certificate))
+    key = serialization.load_der_private_key(pki.device.key, None)
+    permissive.use_privatekey(key)  # type: ignore[arg-type]
+    context.native = permissive
+    async with serving(pki, "tls") as server:
+        client = await Raw.connect(server, context)
+        await client.shake()
+        await until(lambda: server.handlers)
+        client.ssl.is_established = False
+        assert Binding.lib.SSL_renegotiate(client.ssl._ssl) == 1
+        assert not client.ssl.handshake()
+        await client.send()
+        client.ssl.feed(await client.receive())
+        with pytest.raises(FleetError):
+            client.ssl.handshake()
+        client.sock.close()
+        await until(lambda: not server.listener.connections)
+
+
+@pytest.mark.parametrize("kind", ["tls", "dtls"])
+async def test_the_log_tells_when_a_device_distrusts_the_server(pki: Pki, kind: str) -> None:
+    async with serving(pki, kind) as server:
+        context = client_context(pki.other_ca.certificate, *pki.device, datagram=kind == "dtls")
+        with pytest.raises(WrongCA):
+            await server.open(context)
+        await until(lambda: server.refused)
+        [(name, address, error)] = server.refused
+        assert (name, address[0]) == (kind, HOST)
+        assert isinstance(error, Rejected) and error.alert == 48
+        await asyncio.sleep(0.05)
