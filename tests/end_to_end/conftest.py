@@ -15,5 +15,6 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     try:
         await made.start_server()
         yield made
+        assert "Traceback" not in made.log(), made.log()
     finally:
         await made.close()

@@ -18,25 +18,18 @@ import signal
 import socket
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import fleetnet_server
 from bad_network import Address
+from end_to_end.device_process import PATIENCE_S, DeviceProcess
+from end_to_end.store_check import Account
 from fleetnet_server.cli.device import add_device
 from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
 from fleetnet_server.sim.interpreters import device_command, device_environment
-from fleetnet_server.store import schema
-from fleetnet_server.store.query import query
 from fleetnet_server.store.sqlite import SqliteStore
 from interpreters import Interpreter, interpreters
-
-# A device that works has no reason to take longer; a shared machine may be slow.
-PATIENCE_S = 60.0
-_POLL_S = 0.05
 
 
 def runtimes() -> list[Interpreter | None]:
@@ -48,21 +41,6 @@ def runtimes() -> list[Interpreter | None]:
 def name_of(runtime: Interpreter | None) -> str:
     """A device name that tells who runs it."""
     return "cpython" if runtime is None else runtime.name.replace(".", "-")
-
-
-async def until(
-    is_true: Callable[[], bool],
-    what: str,
-    timeout_s: float = PATIENCE_S,
-    explain: Callable[[], object] = lambda: "",
-) -> float:
-    """Wait until ``is_true()``; return the seconds it took. AssertionError after ``timeout_s``."""
-    began = time.monotonic()
-    while not is_true():
-        waited = time.monotonic() - began
-        assert waited < timeout_s, f"after {waited:.0f} s still not: {what} {explain()}"
-        await asyncio.sleep(_POLL_S)
-    return time.monotonic() - began
 
 
 def free_port() -> int:
@@ -82,103 +60,6 @@ def free_port() -> int:
             continue
 
 
-class Account(NamedTuple):
-    """What one device says of itself: readings are pairs of temperature and count."""
-
-    name: str
-    sent: int
-    acknowledged: int
-    dropped: int = 0
-
-
-class DeviceProcess:
-    """A device program and what it printed.
-
-    Attributes:
-        lines: its JSON lines so far, each with "at" (seconds, monotonic).
-    """
-
-    def __init__(self, name: str, process: asyncio.subprocess.Process):
-        self.name = name
-        self.lines: list[dict[str, Any]] = []
-        self._process = process
-        self._noise: list[str] = []
-        self._readers = [
-            asyncio.create_task(self._read(process.stdout)),
-            asyncio.create_task(self._read(process.stderr)),
-        ]
-
-    async def _read(self, stream: asyncio.StreamReader | None) -> None:
-        assert stream is not None
-        while line := await stream.readline():
-            if line.startswith(b"{"):
-                self.lines.append({**json.loads(line), "at": time.monotonic()})
-            else:
-                self._noise.append(line.decode(errors="replace"))
-
-    def last(self, key: str) -> Any:
-        """The newest value it printed, None before its first line."""
-        return self.lines[-1][key] if self.lines else None
-
-    def counter(self, key: str) -> int:
-        """The same for a number, 0 before its first line."""
-        return int(self.last(key) or 0)
-
-    @property
-    def is_online(self) -> bool:
-        return self.last("state") == "online"
-
-    def errors(self) -> list[str]:
-        """The distinct errors it named, in order."""
-        return list(dict.fromkeys(line["error"] for line in self.lines if line["error"]))
-
-    def account(self) -> Account:
-        return Account(self.name, *(self.counter(k) for k in ("sent", "acknowledged", "dropped")))
-
-    def story(self) -> str:
-        """Its last lines and whatever else it printed, for a failed assertion."""
-        text = "\n".join(map(str, self.lines[-8:]))
-        return f"\n{self.name}: {self.errors()}\n{text}\n{''.join(self._noise[-40:])}"
-
-    async def until_acknowledged(self, more: int, timeout_s: float = PATIENCE_S) -> float:
-        """Wait until ``more`` readings than it had have been acknowledged."""
-        goal = self.counter("acknowledged") + more
-        return await until(
-            lambda: self.counter("acknowledged") >= goal,
-            f"{self.name} has {goal} acknowledged",
-            timeout_s,
-            self.story,
-        )
-
-    async def finish(self, timeout_s: float = PATIENCE_S) -> None:
-        """Let it send what it has, and end: AssertionError when it does not do so in time."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        await self.ended(timeout_s)
-
-    async def ended(self, timeout_s: float = PATIENCE_S) -> None:
-        """Wait for its end by itself."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._process.wait()
-                await asyncio.gather(*self._readers)
-        except TimeoutError:
-            raise AssertionError(f"did not end in {timeout_s} s {self.story()}") from None
-        assert self._process.returncode == 0, self.story()
-        assert self.last("done"), self.story()
-
-    def freeze(self) -> None:
-        """SIGSTOP: alive, and silent."""
-        self._process.send_signal(signal.SIGSTOP)
-
-    async def kill(self) -> None:
-        """SIGKILL; the system ends its TCP connections."""
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
-        await asyncio.gather(*self._readers)
-
-
 class Fleet:
     """A fleet folder, its server and its devices, all on the loopback interface.
 
@@ -187,7 +68,7 @@ class Fleet:
         starts: how often the server was started.
     """
 
-    def __init__(self, folder: Path, keepalive_s: float = 60.0):
+    def __init__(self, folder: Path, commit_interval_ms: float = 20.0):
         self.folder = folder
         self.tls: Address = ("127.0.0.1", free_port())
         self.dtls: Address = ("127.0.0.1", free_port())
@@ -198,7 +79,7 @@ class Fleet:
             bind="127.0.0.1",
             tls_port=self.tls[1],
             dtls_port=self.dtls[1],
-            keepalive_s=keepalive_s,
+            commit_interval_ms=commit_interval_ms,
         )
         self._server: asyncio.subprocess.Process | None = None
         self._log = folder.with_suffix(".log")
@@ -216,7 +97,8 @@ class Fleet:
 
     def command(self, *arguments: str) -> list[str]:
         """A `fleetnet` command for this fleet."""
-        return [sys.executable, "-m", "fleetnet_server.cli.main", "-C", str(self.folder), *arguments]
+        program = [sys.executable, "-m", "fleetnet_server.cli.main"]
+        return [*program, "-C", str(self.folder), *arguments]
 
     def environment(self) -> dict[str, str]:
         """Settings by environment; what the tests themselves listen to is left out."""
@@ -228,14 +110,17 @@ class Fleet:
             "FLEETNET_BIND": settings.bind,
             "FLEETNET_TLS_PORT": str(settings.tls_port),
             "FLEETNET_DTLS_PORT": str(settings.dtls_port),
-            "FLEETNET_KEEPALIVE_S": str(settings.keepalive_s),
+            "FLEETNET_COMMIT_INTERVAL_MS": str(settings.commit_interval_ms),
         }
 
-    async def start_server(self, loud: bool = False) -> None:
-        """Start it and wait until it accepts devices."""
+    async def start_server(self, program: Path | None = None) -> None:
+        """Start it, or ``program`` in its place, and wait until it accepts devices."""
+        command = self.command("serve", "--json", "--quiet")
+        if program is not None:
+            command[1:3] = [str(program)]
         with self._log.open("ab") as log:
             self._server = await asyncio.create_subprocess_exec(
-                *self.command("serve", "--json", *([] if loud else ["--quiet"])),
+                *command,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=self.environment(),
@@ -306,6 +191,18 @@ class Fleet:
         self.devices.append(device)
         return device
 
+    def counters(self, key: str) -> dict[str, int]:
+        """One number of every device by its name."""
+        return {device.name: device.counter(key) for device in self.devices}
+
+    def gains(self, key: str, before: dict[str, int]) -> list[int]:
+        """By how much it has grown since counters() gave ``before``."""
+        return [device.counter(key) - before[device.name] for device in self.devices]
+
+    def story(self) -> str:
+        """All devices' last lines, for a failed assertion."""
+        return "".join(device.story() for device in self.devices)
+
     async def until_online(self) -> None:
         """Wait until every device has been acknowledged something."""
         await asyncio.gather(*(device.until_acknowledged(1) for device in self.devices))
@@ -322,75 +219,3 @@ class Fleet:
         if self._server is not None and self._server.returncode is None:
             self._server.kill()
             await self._server.wait()
-
-
-# -- what the store must hold ----------------------------------------------------------
-
-
-def faults_of(store: Path, accounts: list[Account]) -> list[str]:
-    """Compare a store with what devices say, one run of a device program each; [] is good.
-
-    Nothing lost: sent = acknowledged = stored. Nothing twice: each key (epoch, stream, seq)
-    once, each count once. Order: counts and seq ascend by time, and seq ascends by commit.
-    """
-    faults = []
-    found = defaultdict(list)
-    for reading in query(store):
-        found[reading.device].append(reading)
-    for name, sent, acknowledged, dropped in accounts:
-        readings = found[name]
-        counting = [reading for reading in readings if reading.channel == "count"]
-        counts = [reading.value for reading in counting]
-        numbers = [reading.seq for reading in counting]
-        if not 0 < sent == acknowledged == len(readings) or dropped:
-            faults.append(
-                f"{name}: {sent} sent, {acknowledged} acknowledged, {len(readings)} stored, "
-                f"{dropped} dropped"
-            )
-        lost = sorted(set(range(sent // 2)) - set(counts))
-        doubled = [value for value, times in Counter(counts).items() if times > 1]
-        if lost:
-            faults.append(f"{name}: counts {lost[:5]} are lost, {len(lost)} in all")
-        if doubled:
-            faults.append(f"{name}: counts {doubled[:5]} are there twice, {len(doubled)} in all")
-        if counts != sorted(counts) or numbers != sorted(numbers):
-            faults.append(f"{name}: counts are out of order")
-    return faults + faults_of_keys(store)
-
-
-def faults_of_keys(store: Path) -> list[str]:
-    """The messages by themselves: no key twice, and in order of commit for each stream."""
-    faults = []
-    last: dict[tuple[int, int], int] = {}
-    connection = schema.open_readable(store)
-    try:
-        for epoch, stream, seq in connection.execute(
-            "SELECT epoch, stream, seq FROM messages ORDER BY id"
-        ):
-            if seq <= last.get((epoch, stream), 0):
-                faults.append(f"epoch {epoch}, stream {stream}: {seq} is doubled or out of order")
-            last[epoch, stream] = seq
-        for (gaps,) in connection.execute("SELECT count(*) FROM gaps"):
-            if gaps:
-                faults.append(f"{gaps} gaps were noted: a device gave messages up")
-    finally:
-        connection.close()
-    return faults
-
-
-def longest_silence_s(store: Path) -> dict[str, float]:
-    """The longest time between two arrivals of each device's messages, in seconds."""
-    longest: dict[str, float] = {}
-    before: dict[str, int] = {}
-    connection = schema.open_readable(store)
-    try:
-        for name, received in connection.execute(
-            "SELECT d.name, m.received FROM messages AS m JOIN devices AS d ON d.id = m.device"
-            " ORDER BY m.received"
-        ):
-            silence = (received - before.get(name, received)) / 1000
-            longest[name] = max(longest.get(name, 0.0), silence)
-            before[name] = received
-    finally:
-        connection.close()
-    return longest

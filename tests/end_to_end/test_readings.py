@@ -5,7 +5,8 @@ import json
 import sys
 from collections import Counter
 
-from end_to_end.fleet import Fleet, faults_of, name_of, runtimes
+from end_to_end.fleet import Fleet, name_of, runtimes
+from end_to_end.store_check import faults_of
 from fleetnet_server.sim.interpreters import device_environment
 from fleetnet_server.store.query import query
 

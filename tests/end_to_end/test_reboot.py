@@ -3,7 +3,9 @@
 import asyncio
 from pathlib import Path
 
-from end_to_end.fleet import Fleet, faults_of_keys, name_of, runtimes, until
+from end_to_end.device_process import until
+from end_to_end.fleet import Fleet, name_of, runtimes
+from end_to_end.store_check import faults_of_keys
 from fleetnet_server.app import Backend
 from fleetnet_server.config import Settings
 from fleetnet_server.store.query import query
@@ -24,10 +26,12 @@ async def test_device_that_loses_power(tmp_path: Path) -> None:
                 )
             )
             await until(
-                lambda: not (
-                    backend.sessions.live
-                    or backend.tls.connections
-                    or backend.dtls.acceptor.associations
+                lambda: (
+                    not (
+                        backend.sessions.live
+                        or backend.tls.connections
+                        or backend.dtls.acceptor.associations
+                    )
                 ),
                 "neither a session nor a link is left over",
             )
@@ -42,7 +46,7 @@ async def lose_power(
     """One device: it dies without a word on the wire, and starts again from nothing."""
     name = f"{link}-{name_of(runtime)}"
     first = await fleet.start_device(name, link, runtime)
-    await first.until_acknowledged(40)
+    await first.until_acknowledged(10)
     registered = backend.store.lookup(name)
     assert registered is not None
     old = backend.sessions.live[registered.id]
@@ -56,7 +60,7 @@ async def lose_power(
     assert not old.is_open
     assert new.epoch_id != old.epoch_id
     await first.kill()
-    await second.until_acknowledged(40)
+    await second.until_acknowledged(10)
     assert backend.sessions.live[registered.id] is new, f"{name}: the old link's end ended it"
     await second.finish()
 
