@@ -9,7 +9,7 @@
 import json
 
 from fleetnet.errors import CredentialError
-from fleetnet.streams import client_context
+from fleetnet.ports import port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Credentials:
     def context(self) -> "Context":
         """Return the client context for this bundle."""
         if self._context is None:
-            self._context = client_context(
+            self._context = port.client_context(
                 self.folder + "/ca.der",
                 self.folder + "/cert.der",
                 self.folder + "/key.der",
