@@ -74,7 +74,8 @@ other_pythons() {
 python=$(tools/find_python.sh)
 case $target in
     test) tools/make_venv.sh .venv "$python" server,dev ;;
-    demo | bench) tools/make_venv.sh .venv "$python" server ;;
+    demo) tools/make_venv.sh .venv "$python" server ;;
+    bench) tools/make_venv.sh .venv "$python" server,bench ;;
     *) echo "setup: demo, test or bench, not $target" >&2; exit 2 ;;
 esac
 micropython trixie required "MicroPython 1.25 (Debian trixie)"
@@ -86,5 +87,8 @@ if [ "$target" != demo ]; then
     debian_tool openssl openssl
     debian_tool mosquitto mosquitto
     debian_tool faketime faketime
+fi
+if [ "$target" = bench ]; then
+    debian_tool coap-server-openssl libcoap3-bin
 fi
 mv "$absent" .tools/absent

@@ -71,13 +71,13 @@ class Device:
         self.last_error: "Exception | None" = None
         self._linger_ms = linger_ms
         self._connect_ms = connect_ms
-        fragment = limits.FRAGMENT_PAYLOAD
+        self._fragment = limits.FRAGMENT_PAYLOAD
         if self.credentials.transport == "tls":
-            fragment = limits.MAX_FRAME_PAYLOAD
-        self._session = Session(port.random_bytes, True, fragment_payload=fragment)
+            self._fragment = limits.MAX_FRAME_PAYLOAD
+        self._session = self._new_session()
         self._clock = Clock(port)
         self._outbox = Outbox(outbox_bytes)
-        self._batch = ReadingBatch(fragment, max_readings)
+        self._batch = ReadingBatch(self._fragment, max_readings)
         self._batch_began = 0
         self._backoff = Backoff(port.random_bytes)
         self._opened_ms = 0
@@ -120,7 +120,11 @@ class Device:
     async def send_raw(
         self, channel: str, data: bytes, content_format: int = OCTET_STREAM
     ) -> None:
-        """Queue raw bytes (up to 64 KB) as a reading of ``channel``."""
+        """Queue raw bytes as a reading of ``channel``.
+
+        Raises:
+            LimitError: above 64 KB, the channel's name and the head included.
+        """
         time_ms, boot = self._clock.stamp()
         self._put(TELEMETRY, RAW, encode_raw(channel, data, time_ms, boot, content_format), 1)
         self.sent += 1
@@ -187,6 +191,7 @@ class Device:
 
     def _put(self, stream: int, kind: int, payload: bytes, readings: int) -> None:
         self._outbox.put(self._session, stream, kind, payload, readings)
+        self._end_epoch()
         self._wake()
 
     def _wake(self) -> None:
@@ -228,9 +233,21 @@ class Device:
             gc.collect()
             await port.sleep_ms(self._backoff.after(lasted_ms, retry_after_ms, is_refused))
 
+    def _new_session(self) -> Session:
+        """Return a session of a new epoch."""
+        return Session(port.random_bytes, True, fragment_payload=self._fragment)
+
+    def _end_epoch(self) -> None:
+        """End a session whose sequence numbers are used up, once all is acknowledged."""
+        if self._session.state == OPEN and self._outbox.can_begin_epoch():
+            self._session.bye(port.ticks())
+
     async def _connect_once(self) -> None:
         """Open a link, run the session on it to its end."""
         credentials = self.credentials
+        if self._outbox.can_begin_epoch():
+            self._session = self._new_session()
+            self._outbox.begin_epoch(self._session)
         gc.collect()
         link = await open_link(
             credentials.host,
@@ -253,6 +270,7 @@ class Device:
         if isinstance(event, Delivered):
             self.acknowledged += self._outbox.delivered(event.stream, event.seq)
             self._outbox.feed(self._session)
+            self._end_epoch()
             self._wake()
         elif isinstance(event, Opened):
             self.state = ONLINE
@@ -261,5 +279,6 @@ class Device:
             self.last_error = None
             self._clock.learn(event.welcome.unix_ms)
             self._outbox.feed(self._session)
+            self._end_epoch()
         elif isinstance(event, TimeHeard):
             self._clock.learn(event.unix_ms)

@@ -7,6 +7,9 @@ oldest goes, and is counted: a camera's newest readings matter most.
 Memory: at most ``max_bytes`` of payloads and ``max_messages`` tuples.
 """
 
+from fleetnet import limits
+from fleetnet.errors import LimitError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fleetnet.session import Session
@@ -17,6 +20,8 @@ class Outbox:
 
     Attributes:
         dropped_messages, dropped_readings: what the ceiling cost.
+        is_epoch_over: the session's sequence numbers are used up; what waits needs another
+            session, which may begin when everything handed over is delivered.
     """
 
     def __init__(self, max_bytes: int = 65536, max_messages: int = 256):
@@ -29,6 +34,7 @@ class Outbox:
         self._size = 0
         self.dropped_messages = 0
         self.dropped_readings = 0
+        self.is_epoch_over = False
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._handed)
@@ -36,7 +42,13 @@ class Outbox:
     def put(
         self, session: "Session", stream: int, kind: int, payload: bytes, readings: int
     ) -> None:
-        """Keep a message for ``session``; ``readings``: how many it counts for."""
+        """Keep a message for ``session``; ``readings``: how many it counts for.
+
+        Raises:
+            LimitError: it is larger than a message may be, and was not kept.
+        """
+        if len(payload) > limits.MAX_MESSAGE:
+            raise LimitError("message of %d B, limit %d B" % (len(payload), limits.MAX_MESSAGE))
         self._waiting.append((stream, kind, payload, readings))
         self._size += len(payload)
         while self._size > self._max_bytes or len(self) > self._max_messages:
@@ -53,9 +65,25 @@ class Outbox:
                 full.add(stream)
                 kept.append(entry)
                 continue
-            seq = session.send(stream, kind, payload)
+            try:
+                seq = session.send(stream, kind, payload)
+            except LimitError:
+                # There is room and the size is right: the last sequence number is reached.
+                self.is_epoch_over = True
+                full.add(stream)
+                kept.append(entry)
+                continue
             self._handed.append((stream, seq, len(payload), readings))
         self._waiting = kept
+
+    def can_begin_epoch(self) -> bool:
+        """Say whether an epoch is over and none of its messages is on its way."""
+        return self.is_epoch_over and not self._handed
+
+    def begin_epoch(self, session: "Session") -> None:
+        """Go on with a session of a new epoch."""
+        self.is_epoch_over = False
+        self.feed(session)
 
     def delivered(self, stream: int, seq: int) -> int:
         """Forget what the server holds; return how many readings that were."""

@@ -8,6 +8,8 @@ What keeps these right, each measured on 1.25 and newer:
 - Any exception but "nothing now" ends the connection: mbedTLS repeats it for ever. Both
   the TLS object and the raw socket are closed, and neither is touched afterwards:
   asyncio.open_connection leaks the socket of a failed handshake.
+- A second task that waits for the same socket replaces the first without a word, and in a
+  handshake the writer, too, waits to read: there they take turns.
 - cipher() before the handshake's end, and setblocking() after close, crash the process.
 
 Source: extmod/asyncio/stream.py, extmod/modtls_mbedtls.c.
@@ -29,7 +31,6 @@ from fleetnet.ports.micropython_io import (
     resolve,
     ticks,
     unix_ms,
-    wait,
     wrap,
     writable,
 )
@@ -60,10 +61,14 @@ class Stream:
         self._what = what
         self._deadline = deadline
         self._out = []
+        self._sent = 0  # bytes of _out[0]; kept here, as a caller of drain() may give up
         self._lock = asyncio.Lock()
+        self._turn = asyncio.Lock()
         self._recorder = None
         self._io = raw
         self._established = context is None
+        # A client's Recorder sees the handshake end; a server waits for the first data.
+        self._is_client = context is not None and not context.server_side
         self.verified = context is not None and context.verified
         if context is not None:
             try:
@@ -73,8 +78,8 @@ class Stream:
                 raise map_error(error, None, what)
 
     async def read(self, n):
-        """Return 1 to ``n`` bytes, or b"" at the end of file."""
-        while True:
+        """Return 1 to ``n`` bytes, or b"" at the end of file, which close() is, too."""
+        while self._io is not None:
             try:
                 data = self._io.recv(n)
             except (OSError, ValueError, MemoryError) as error:
@@ -82,19 +87,18 @@ class Stream:
                     data = None
                 else:
                     raise self._broken(error)
-            if data is None:
-                await self._pause(readable)
-                continue
-            self._established = True
-            return data
+            if data is not None:
+                self._established = True
+                return data
+            if self._is_shaken():
+                await readable(self._raw)
+            else:
+                await self._pause_in_handshake()
+        return b""
 
-    async def _pause(self, waiter):
-        """Wait for the socket; during the handshake under its deadline."""
-        try:
-            await wait(waiter(self._raw), None if self._established else self._deadline)
-        except asyncio.TimeoutError:
-            self.close()
-            raise HandshakeTimeout("%s: no TLS handshake in time" % self._what)
+    def _is_shaken(self):
+        """Say whether the handshake is over; the deadline counts no further."""
+        return self._established or (self._is_client and self._recorder.sealed)
 
     def write(self, data):
         """Keep ``data`` for drain(); it is not copied."""
@@ -105,10 +109,10 @@ class Stream:
         async with self._lock:
             while self._out:
                 view = memoryview(self._out[0])
-                at = 0
-                while at < len(view):
-                    at += await self._write_some(view[at:])
+                while self._sent < len(view):
+                    self._sent += await self._write_some(view[self._sent :])
                 self._out.pop(0)
+                self._sent = 0
 
     async def _write_some(self, view):
         while True:
@@ -121,22 +125,25 @@ class Stream:
             if count is not None:
                 self._established = True
                 return count
-            # The handshake waits for the peer's bytes, data for room: a client that
-            # cannot write yet wakes for either, within 20 ms.
-            if self._established:
-                await self._pause(writable)
+            if self._is_shaken():
+                await writable(self._raw)
             else:
                 await self._pause_in_handshake()
 
     async def _pause_in_handshake(self):
-        left = ticks_diff(self._deadline, ticks())
-        if left <= 0:
-            self.close()
-            raise HandshakeTimeout("%s: no TLS handshake in time" % self._what)
-        try:
-            await asyncio.wait_for_ms(readable(self._raw), min(left, DRIVE_MS))
-        except asyncio.TimeoutError:
-            pass
+        """Wait for the peer's bytes, 20 ms at most: a write may also wait for room."""
+        async with self._turn:
+            # The task whose turn it was may have finished the handshake, or closed.
+            if self._io is None or self._is_shaken():
+                return
+            left = ticks_diff(self._deadline, ticks())
+            if left <= 0:
+                self.close()
+                raise HandshakeTimeout("%s: no TLS handshake in time" % self._what)
+            try:
+                await asyncio.wait_for_ms(readable(self._raw), min(left, DRIVE_MS))
+            except asyncio.TimeoutError:
+                pass
 
     def _broken(self, error):
         mapped = map_error(error, self._recorder, self._what)

@@ -33,6 +33,12 @@ _NO_CA_CHAIN = 30336
 _SSL_TIMEOUT = 26624
 _ALLOC_FAILED = 32512
 
+# Record types (RFC 8446 section 5.1).
+_CHANGE_CIPHER_SPEC = 20
+_ALERT = 21
+_HANDSHAKE = 22
+_APPLICATION_DATA = 23
+
 _UNREACHABLE = (101, 110, 111, 113, 115)  # ENETUNREACH has no name in MicroPython's errno
 
 
@@ -154,13 +160,16 @@ class Recorder(io.IOBase):
     Attributes:
         alert: description of the last plaintext fatal alert received (RFC 5246 section
             7.2), or None. TLS 1.3 encrypts it.
-        sealed: DTLS: a record of epoch 1 arrived, so the peer has sent its Finished.
+        sealed: a client's handshake is over, as far as records tell. DTLS: a record of epoch
+            1 arrived (the server's Finished). TLS 1.2: a handshake record behind
+            ChangeCipherSpec (the same). TLS 1.3: an encrypted record has left (our own).
     """
 
     def __init__(self, sock, datagram):
         self._sock = sock
         self._datagram = datagram
         self._alert_next = False
+        self._spec_changed = False
         self.alert = None
         self.sealed = False
 
@@ -175,6 +184,8 @@ class Recorder(io.IOBase):
         return count
 
     def write(self, buf):
+        if not self._datagram and buf[0] == _APPLICATION_DATA:
+            self.sealed = True
         try:
             return self._sock.write(buf)
         except OSError as error:
@@ -185,7 +196,7 @@ class Recorder(io.IOBase):
 
     def _look(self, buf, count):
         if self._datagram:
-            if count >= 15 and buf[0] == 21 and not buf[4]:
+            if count >= 15 and buf[0] == _ALERT and not buf[4]:
                 self.alert = buf[14]
             at = 0
             while at + 13 <= count:
@@ -197,8 +208,11 @@ class Recorder(io.IOBase):
             self._alert_next = False
             if count == 2 and buf[0] == 2:
                 self.alert = buf[1]
-        else:
-            self._alert_next = count == 5 and buf[0] == 21 and buf[4] == 2
+        elif count == 5:
+            self._alert_next = buf[0] == _ALERT and buf[4] == 2
+            # TLS 1.3 sends ChangeCipherSpec for show, and no plain handshake record after it.
+            self.sealed = self._spec_changed and buf[0] == _HANDSHAKE
+            self._spec_changed = self._spec_changed or buf[0] == _CHANGE_CIPHER_SPEC
 
 
 def map_error(error, recorder, what):

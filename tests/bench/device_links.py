@@ -18,7 +18,7 @@ from fleetnet.frame import READINGS, TELEMETRY
 from fleetnet.ports import port
 from fleetnet.ports.openssl_context import Context, client_context
 from fleetnet.ports.openssl_object import SslObject
-from fleetnet.session import OPEN, Session
+from fleetnet.session import CLOSING, OPEN, OVER, Session
 
 _BYTES = 65536
 _RETRANSMIT_S = 1.0
@@ -106,6 +106,8 @@ class LoadDevice:
     def receive(self) -> None:
         """Take what arrived."""
         if not self.link.feed():
+            if self.session.state in (CLOSING, OVER):
+                return
             raise RuntimeError("the server closed the connection")
         now = port.ticks()
         while data := self.link.ssl.read():
@@ -115,6 +117,8 @@ class LoadDevice:
                 self.acknowledged = event.seq
             elif isinstance(event, events.Opened):
                 self.is_open = True
+            elif isinstance(event, events.Closed) and event.ending.reason == errors.NORMAL:
+                self.is_open = False
             elif isinstance(event, events.Closed | events.Refused):
                 raise RuntimeError(f"session over: {errors.reason_text(event.ending.reason)}")
 

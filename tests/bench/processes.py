@@ -90,6 +90,12 @@ class Process:
         found: dict[str, Any] = json.loads(self.line(timeout_s))
         return found
 
+    def finish(self, timeout_s: float) -> None:
+        """Close its standard input, which tells it to end, and wait."""
+        assert self._popen.stdin is not None
+        self._popen.stdin.close()
+        self._popen.wait(timeout_s)
+
     def stop(self, timeout_s: float = 15.0) -> None:
         """End it: SIGTERM, then SIGKILL."""
         if self._popen.poll() is None:

@@ -49,6 +49,7 @@ def measure(
             load.say("go")
             sums = load.answer(seconds + 90)
             cpu_s = cpu_seconds(server.process.pid) - before
+            load.finish(15)
     messages, count = stored(folder)
     if not messages == sums["acknowledged"] == sums["sent"] or count != messages * readings:
         raise RuntimeError(
