@@ -21,9 +21,9 @@ from fleetnet.handshake import (
     decode_hello,
     decode_welcome,
 )
-from fleetnet.session_link import BYE_TRIES, HELLO_TRIES, Link
 from fleetnet.receiver import Receiver
 from fleetnet.sender import Sender
+from fleetnet.session_link import BYE_TRIES, HELLO_TRIES, Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
