@@ -9,7 +9,7 @@ is in ports/.
 """
 
 from fleetnet.errors import Unsupported
-from fleetnet.ports import port
+from fleetnet.ports import port as runtime
 
 _READ_BYTES = 4096
 
@@ -47,7 +47,7 @@ def client_context(
         CredentialError: a file cannot be read or used, with the remedy.
         Unsupported: the firmware lacks DTLS.
     """
-    return port.client_context(ca, cert, key, datagram=datagram, insecure=insecure)
+    return runtime.client_context(ca, cert, key, datagram=datagram, insecure=insecure)
 
 
 def server_context(
@@ -66,7 +66,7 @@ def server_context(
     Raises:
         CredentialError, Unsupported.
     """
-    return port.server_context(cert, key, ca, datagram=datagram)
+    return runtime.server_context(cert, key, ca, datagram=datagram)
 
 
 def _context(ssl: "Context | bool | None") -> "Context | None":
@@ -76,12 +76,12 @@ def _context(ssl: "Context | bool | None") -> "Context | None":
         return None
     if ssl is not True:
         return ssl
-    if not port.HAS_SYSTEM_STORE:
+    if not runtime.HAS_SYSTEM_STORE:
         if not _has_warned:
             _has_warned = True
             print("fleetnet: ssl=True encrypts but verifies nobody: pass a client_context(ca=...)")
-        return port.client_context(insecure=True)
-    return port.client_context()
+        return runtime.client_context(insecure=True)
+    return runtime.client_context()
 
 
 class Stream:
@@ -174,7 +174,7 @@ class Stream:
 
 async def open_connection(
     host: str,
-    port_number: int,
+    port: int,
     ssl: "Context | bool | None" = None,
     server_hostname: "str | None" = None,
     timeout_ms: int = 10_000,
@@ -192,7 +192,7 @@ async def open_connection(
         Unreachable, HandshakeTimeout, the TrustError family, Rejected, CredentialError. On
         MicroPython those of the handshake come out of the first drain() or read().
     """
-    raw = await port.open_stream(host, port_number, _context(ssl), server_hostname, timeout_ms)
+    raw = await runtime.open_stream(host, port, _context(ssl), server_hostname, timeout_ms)
     stream = Stream(raw)
     return stream, stream
 
@@ -200,7 +200,7 @@ async def open_connection(
 async def start_server(
     callback: "Callable[[Stream, Stream], Awaitable[None]]",
     host: str,
-    port_number: int,
+    port: int,
     ssl: "Context | bool | None" = None,
     backlog: int = 5,
 ) -> "Listener":
@@ -214,12 +214,12 @@ async def start_server(
         stream = Stream(raw)
         await callback(stream, stream)
 
-    return await port.listen(accepted, host, port_number, _context(ssl), backlog)
+    return await runtime.listen(accepted, host, port, _context(ssl), backlog)
 
 
 async def open_dtls(
     host: str,
-    port_number: int,
+    port: int,
     ssl: "Context | bool | None",
     server_hostname: "str | None" = None,
     timeout_ms: int = 10_000,
@@ -234,4 +234,4 @@ async def open_dtls(
     """
     if ssl is None or isinstance(ssl, bool):
         raise Unsupported("open_dtls needs ssl=client_context(..., datagram=True)")
-    return await port.open_datagram(host, port_number, ssl, server_hostname, timeout_ms)
+    return await runtime.open_datagram(host, port, ssl, server_hostname, timeout_ms)
