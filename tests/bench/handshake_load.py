@@ -1,4 +1,4 @@
-"""Full mutual handshakes, one after the other, each closed at once.
+"""Full mutual handshakes, eight under way at once, each closed when it is done.
 
     python handshake_load.py LINK PORT SECONDS BUNDLE
 
@@ -17,33 +17,70 @@ from device_links import SecureSocket, device_context
 
 from fleetnet.ports.openssl_context import Context
 
+_AT_ONCE = 8
 _PATIENCE_S = 5.0
 
 
-def _wait(link: SecureSocket) -> None:
-    if not select.select([link.sock], [], [], _PATIENCE_S)[0]:
-        raise RuntimeError("the server said nothing for 5 s")
+class Handshake:
+    """One connection, from connect to the server's close."""
+
+    def __init__(self, context: Context, number: int):
+        self.link = SecureSocket(context, "127.0.0.1", number)
+        self.is_closing = False
+        self.cipher = ("", "")
+
+    def go_on(self) -> bool:
+        """Take what arrived; True when there is nothing more to do."""
+        if not self.is_closing:
+            if not self.link.handshake():
+                return False
+            self.cipher = self.link.ssl.cipher()
+            self.link.ssl.close_notify()
+            self.link.transmit()
+            self.is_closing = True
+            return self.link.datagram
+        try:
+            return not self.link.sock.recv(65536)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
 
 
 def shake_hands(context: Context, number: int) -> tuple[str, str]:
     """Do one handshake; return (cipher, version)."""
-    link = SecureSocket(context, "127.0.0.1", number)
+    one = Handshake(context, number)
     try:
-        while not link.handshake():
-            _wait(link)
-        found = link.ssl.cipher()
-        link.ssl.close_notify()
-        link.transmit()
-        while not link.datagram:
-            _wait(link)
-            try:
-                if not link.sock.recv(65536):
-                    break
-            except ConnectionResetError:
-                break
+        while not one.go_on():
+            if not select.select([one.link.sock], [], [], _PATIENCE_S)[0]:
+                raise RuntimeError("the server said nothing for 5 s")
     finally:
-        link.close()
-    return found
+        one.link.close()
+    return one.cipher
+
+
+def shake_many(context: Context, number: int, seconds: float) -> int:
+    """Keep eight handshakes under way for so long; return how many were completed."""
+    poller = select.epoll()
+    under_way: dict[int, Handshake] = {}
+    count = 0
+    end = time.monotonic() + seconds
+    while under_way or time.monotonic() < end:
+        while len(under_way) < _AT_ONCE and time.monotonic() < end:
+            one = Handshake(context, number)
+            under_way[one.link.sock.fileno()] = one
+            poller.register(one.link.sock, select.EPOLLIN)
+            one.go_on()
+        ready = poller.poll(_PATIENCE_S)
+        if not ready:
+            raise RuntimeError("the server said nothing for 5 s")
+        for descriptor, _ in ready:
+            if under_way[descriptor].go_on():
+                poller.unregister(descriptor)
+                under_way.pop(descriptor).link.close()
+                count += 1
+    poller.close()
+    return count
 
 
 def main(arguments: list[str]) -> None:
@@ -53,11 +90,8 @@ def main(arguments: list[str]) -> None:
         cipher, version = shake_hands(context, int(number))
     print(json.dumps({"ready": True}), flush=True)
     sys.stdin.readline()
-    count = 0
     began = time.monotonic()
-    while time.monotonic() < began + float(seconds):
-        shake_hands(context, int(number))
-        count += 1
+    count = shake_many(context, int(number), float(seconds))
     sums = {"handshakes": count, "seconds": time.monotonic() - began}
     print(json.dumps({**sums, "version": version, "cipher": cipher}), flush=True)
 

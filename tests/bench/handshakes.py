@@ -46,7 +46,7 @@ def fleetnet(folder: Path, link: str, seconds: float) -> Rate:
         return _load(server.process, link, number, bundles(folder, 1)[0], seconds)
 
 
-def s_server(folder: Path, seconds: float) -> Rate:
+def s_server(folder: Path, link: str, seconds: float) -> Rate:
     """Measure `openssl s_server` with the same certificates, client certificate required."""
     with tempfile.TemporaryDirectory(prefix="fleetnet-bench-") as name:
         to_pem_files(folder, Path(name))
@@ -60,7 +60,7 @@ def s_server(folder: Path, seconds: float) -> Rate:
         with running(command, cores()[0], errors=subprocess.DEVNULL) as process:
             # It serves one connection at a time: a mere connect would be one.
             time.sleep(0.5)
-            return _load(process, "tls", number, bundles(folder, 1)[0], seconds)
+            return _load(process, link, number, bundles(folder, 1)[0], seconds)
 
 
 def coap_server() -> str | None:

@@ -40,8 +40,8 @@ class Peer:
     """
 
     __slots__ = (
-        "_afterlife", "_boot", "_boot_offset", "_refusal", "_session", "_sessions", "_transport",
-        "armed_at", "device_id", "epoch_id", "is_open", "name", "pending",
+        "_ack_armed", "_afterlife", "_boot", "_boot_offset", "_refusal", "_session", "_sessions",
+        "_transport", "armed_at", "device_id", "epoch_id", "is_open", "name", "pending",
     )  # fmt: skip
 
     def __init__(self, sessions: "Sessions", transport: Transport, who: Device | Refusal):
@@ -54,6 +54,7 @@ class Peer:
         self.pending = 0
         self.is_open = False
         self.armed_at: float | None = None
+        self._ack_armed: int | None = None
         self._afterlife = False
         self._boot = 0
         self._boot_offset = 0
@@ -79,8 +80,11 @@ class Peer:
                 self._handle(event, now)
         if needs_answer:
             self._flush(now)
-        elif session.receiver.ack_due is not None:
-            self._arm(now)
+        else:
+            due = session.receiver.ack_due
+            if due is not None and due != self._ack_armed:
+                self._ack_armed = due
+                self._arm(now)
 
     def link_lost(self, error: FleetError | None) -> None:
         """See LinkHandler."""
@@ -197,7 +201,9 @@ class Peer:
         due = self._session.receiver.ack_due
         if due is not None and ticks_diff(due, now) <= 0:
             self._flush(now)
-        else:
+        elif due is None or due != self._ack_armed:
+            # Most commits find the acknowledgement waiting for the timer of an earlier one.
+            self._ack_armed = due
             self._arm(now)
 
     def acknowledge_now(self) -> None:

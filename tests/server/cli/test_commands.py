@@ -148,6 +148,8 @@ def test_query(fleet: Path) -> None:
 def test_tail_shows_what_becomes_durable_and_ends_with_0(fleet: Path) -> None:
     fleetnet("-C", fleet, "device", "add", "cam-1")
     put(fleet, 1, '[1,0,["t"],[[0,0,1]]]')
+    # A shell starts background jobs with SIGINT ignored, and a child inherits that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*COMMAND, "-C", str(fleet), "tail", "--json", "--from-start"],
         stdout=subprocess.PIPE,
@@ -165,6 +167,7 @@ def test_tail_shows_what_becomes_durable_and_ends_with_0(fleet: Path) -> None:
         assert process.wait(20) == 0
         assert process.stdout.read() == ""
     finally:
+        signal.signal(signal.SIGINT, before)
         watchdog.cancel()
         process.kill()
         process.wait()
