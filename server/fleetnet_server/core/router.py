@@ -1,10 +1,5 @@
-"""From a received message to the store, and from the commit to its acknowledgement.
+"""From a received message to the store, and from the commit to its acknowledgement."""
 
-Subscribers get copies after the commit, from bounded queues of their own: a slow one
-loses copies and counts them, and never delays an acknowledgement.
-"""
-
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -25,8 +20,6 @@ _log = logging.getLogger("fleetnet.router")
 _HIGH_BYTES = 64 << 20
 _LOW_BYTES = 32 << 20
 
-_SUBSCRIBER_QUEUE = 10_000
-
 
 class Router:
     """Takes messages of all peers; ``on_durable`` is the writer's callback.
@@ -46,8 +39,6 @@ class Router:
         self.is_shut = False
         self.on_shut: Callable[[bool], None] | None = None
         self._waiting_bytes = 0
-        self._subscribers: set[asyncio.Queue[tuple[str, Message]]] = set()
-        self.subscriber_dropped = 0
 
     def take(self, peer: "Peer", event: Received) -> None:
         """Check one message and hand it to the writer."""
@@ -73,7 +64,7 @@ class Router:
             self._shut(True)
 
     def on_durable(self, done: "list[tuple[Message, Peer, bool]]") -> None:
-        """Acknowledge a committed batch, then hand copies to the subscribers."""
+        """Acknowledge a committed batch."""
         heads: dict[tuple[Peer, int], int] = {}
         size = stored = 0
         for message, peer, is_new in done:
@@ -90,8 +81,6 @@ class Router:
             peer.acknowledge(stream, seq, now)
         if self.is_shut and self._waiting_bytes < _LOW_BYTES:
             self._shut(False)
-        if self._subscribers:
-            self._publish(done)
 
     def _shut(self, is_shut: bool) -> None:
         self.is_shut = is_shut
@@ -100,23 +89,3 @@ class Router:
         )
         if self.on_shut is not None:
             self.on_shut(is_shut)
-
-    def subscribe(self) -> "asyncio.Queue[tuple[str, Message]]":
-        """Return a queue that gets (device name, message) of what is newly durable."""
-        queue: asyncio.Queue[tuple[str, Message]] = asyncio.Queue(_SUBSCRIBER_QUEUE)
-        self._subscribers.add(queue)
-        return queue
-
-    def unsubscribe(self, queue: "asyncio.Queue[tuple[str, Message]]") -> None:
-        """Stop filling a queue that subscribe() made."""
-        self._subscribers.discard(queue)
-
-    def _publish(self, done: "list[tuple[Message, Peer, bool]]") -> None:
-        for message, peer, is_new in done:
-            if not is_new:
-                continue
-            for queue in self._subscribers:
-                try:
-                    queue.put_nowait((peer.name, message))
-                except asyncio.QueueFull:
-                    self.subscriber_dropped += 1
