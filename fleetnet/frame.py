@@ -60,7 +60,7 @@ _RESERVED = 0xC0
 _MAX_HEADER = 10
 
 
-def encode_frame(kind: int, flags: int, seq: int, payload: bytes) -> bytes:
+def encode_frame(kind: int, flags: int, seq: int, payload: "bytes | memoryview") -> bytes:
     """Lay out one frame; ``seq`` counts only when ``flags`` has SEQUENCED."""
     head = bytearray((kind, flags))
     put_varint(head, len(payload))

@@ -28,6 +28,20 @@ from fleetnet.session_link import BYE_TRIES, HELLO_TRIES, Link
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    class Bulk(Protocol):
+        """Where chunks of blobs come from when nothing more urgent waits."""
+
+        def next_frame(self, now: int) -> "tuple[int, bytes | memoryview] | None":
+            """Return (kind, payload) of one best-effort frame, or None."""
+
+        def next_timer(self) -> "int | None":
+            """Return the tick at which handle_timer wants to run, or None."""
+
+        def handle_timer(self, now: int) -> None:
+            """Do what is due; harmless when nothing is."""
+
 
 # States.
 DOWN = 0  # no link
@@ -48,6 +62,10 @@ class Lifecycle:
         max_frame: largest frame payload that this end takes, bytes.
         max_message: largest message that this end puts together from fragments, bytes.
         wall_ms: function giving unix time in ms, or 0 when unknown; None: unknown.
+
+    Attributes:
+        bulk: source of best-effort chunks, asked for one at a time when nothing else
+            waits; None without blobs.
     """
 
     def __init__(
@@ -67,6 +85,7 @@ class Lifecycle:
         self.max_frame = max_frame
         self.capabilities = 0
         self.live_dropped = 0
+        self.bulk: "Bulk | None" = None
         self.sender = Sender(fragment_payload)
         self._events: "list[object]" = []
         self.receiver = Receiver(self._events, max_message)

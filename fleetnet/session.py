@@ -117,6 +117,11 @@ class Session(Lifecycle):
                 if link.live:
                     frames.extend(link.live)
                     link.live = []
+                if not frames and self.bulk is not None:
+                    # One chunk at a time: whatever is queued next overtakes the rest.
+                    piece = self.bulk.next_frame(now)
+                    if piece is not None:
+                        frames.append(wire.encode_frame(piece[0], wire.BLOBS, 0, piece[1]))
         return link.pack(frames)
 
     def next_timer(self) -> "int | None":
@@ -127,6 +132,7 @@ class Session(Lifecycle):
                 self.receiver.ack_due,
                 # Behind our BYE nothing is sent again.
                 self.sender.timer if self.state == OPEN else None,
+                self.bulk.next_timer() if self.bulk is not None and self.state == OPEN else None,
                 self.sender.forward_due,
                 self._link.keepalive.due,
             ):
@@ -149,6 +155,8 @@ class Session(Lifecycle):
             if timer is not None and ticks_diff(timer, now) <= 0:
                 self.sender.handle_timer(now)
                 link.keepalive.hurry(now)
+            if self.bulk is not None:
+                self.bulk.handle_timer(now)
         ping = link.keepalive.handle_timer(now)
         if ping:
             link.say(wire.PING, ping)

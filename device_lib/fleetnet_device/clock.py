@@ -2,8 +2,11 @@
 
 A camera without a battery wakes in 1970 or 2000. Until it knows better its readings carry
 the uptime and the number of this boot, and the server dates them (docs/protocol.md
-section 3.2).
+section 3.2). The first session's time then sets the board's clock, where it has one, so
+that certificates can be checked from then on.
 """
+
+import time
 
 from fleetnet.ticks import ticks_diff
 
@@ -17,18 +20,24 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Uptime that survives the wrap of ticks, and the offset to unix time.
+    """Uptime that survives the wrap of ticks, and offsets to unix time and server time.
+
+    Args:
+        port: fleetnet.ports.port.
+        floor_ms: unix ms before which a clock cannot be right (when the bundle was made).
 
     Attributes:
         boot: random number of this boot, 1 to 2**30-1.
     """
 
-    def __init__(self, port: "Any"):
+    def __init__(self, port: "Any", floor_ms: int = 0):
         self._port = port
+        self._floor_ms = floor_ms
         self.boot = (int.from_bytes(port.random_bytes(4), "big") & 0x3FFFFFFF) or 1
         self._last = port.ticks()
         self._uptime_ms = 0
         self._offset_ms = 0
+        self._server_offset_ms = 0
 
     def uptime_ms(self) -> int:
         """Return ms since this object was made; call at least every six days."""
@@ -37,13 +46,22 @@ class Clock:
         self._last = now
         return self._uptime_ms
 
+    def own_ms(self) -> int:
+        """Return what the board's clock says, unix ms; 0 when it cannot be right."""
+        now: int = self._port.unix_ms()
+        return now if now >= self._floor_ms else 0
+
     def unix_ms(self) -> int:
         """Return unix time in ms, 0 while unknown."""
         uptime_ms = self.uptime_ms()  # whatever clock is asked: ticks must not wrap unseen
         if self._offset_ms:
             return self._offset_ms + uptime_ms
-        now: int = self._port.unix_ms()
-        return now
+        return self.own_ms()
+
+    def server_ms(self) -> int:
+        """Return the server's unix time in ms as of its last word, 0 before its first."""
+        uptime_ms = self.uptime_ms()
+        return self._server_offset_ms + uptime_ms if self._server_offset_ms else 0
 
     def stamp(self) -> "tuple[int, int]":
         """Return (time in ms, 0), or (uptime in ms, boot) while the time is unknown."""
@@ -54,5 +72,32 @@ class Clock:
 
     def learn(self, server_unix_ms: int) -> None:
         """Take the server's time when the own clock is unset or far off."""
-        if server_unix_ms and abs(server_unix_ms - self.unix_ms()) > _TRUST_MS:
-            self._offset_ms = server_unix_ms - self.uptime_ms()
+        if not server_unix_ms:
+            return
+        self._server_offset_ms = server_unix_ms - self.uptime_ms()
+        if abs(server_unix_ms - self.unix_ms()) > _TRUST_MS:
+            self._offset_ms = self._server_offset_ms
+        if abs(server_unix_ms - self.own_ms()) > _TRUST_MS:
+            set_board_clock(server_unix_ms)
+
+    def assume_floor(self) -> bool:
+        """Set an unset board clock to the floor; True when that was done.
+
+        The last resort of a device without pins and without NTP: certificates that were
+        valid when its bundle was made verify again. Readings stay undated.
+        """
+        return bool(self._floor_ms) and not self.own_ms() and set_board_clock(self._floor_ms)
+
+
+def set_board_clock(unix_ms: int) -> bool:
+    """Set the board's RTC (machine.RTC, UTC); False where the port has none."""
+    try:
+        from machine import RTC  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return False
+    seconds = unix_ms // 1000
+    if time.gmtime(0)[0] == 2000:
+        seconds -= 946_684_800
+    year, month, day, hour, minute, second, weekday = time.gmtime(seconds)[:7]
+    RTC().datetime((year, month, day, weekday, hour, minute, second, 0))
+    return True

@@ -1,9 +1,16 @@
 """A device's bundle: config.json and three DER files in one folder.
 
-    config.json  {"name", "host", "tls_port", "dtls_port", "server_hostname", "transport"}
+    config.json  {"name", "host", "tls_port", "dtls_port", "server_hostname", "transport",
+                  "servers", "pins", "ntp", "made_ms"}
     cert.der, key.der, ca.der
 
-`fleetnet device add` makes it.
+``transport`` is "auto" (DTLS, and TLS where UDP does not pass), "dtls" or "tls".
+``servers`` (optional) lists more servers, objects with host, ports and server_hostname.
+``pins`` (optional) are SHA-256 of the public keys that the server has or will have, in
+hexadecimal; ``ntp`` (optional) names a time server; ``made_ms`` is when the bundle was made.
+
+`fleetnet device add` makes it. A dict with the same keys, and bytes under "cert", "key" and
+"ca", serves as well.
 """
 
 import json
@@ -17,53 +24,94 @@ if TYPE_CHECKING:
 
     from fleetnet.ports.cpython import Context
 
-_KEYS = ("name", "host", "tls_port", "dtls_port", "transport")
+_KEYS = ("host", "tls_port", "dtls_port")
+
+
+class Server:
+    """One address of the back-end."""
+
+    def __init__(self, config: "dict[str, Any]", path: str):
+        for key in _KEYS:
+            if key not in config:
+                raise CredentialError("%s lacks %r" % (path, key))
+        self.host: str = config["host"]
+        self.tls_port: int = config["tls_port"]
+        self.dtls_port: int = config["dtls_port"]
+        self.server_hostname: str = config.get("server_hostname") or self.host
 
 
 class Credentials:
-    """What a device needs to reach its server. The context is made once and reused.
+    """What a device needs to reach its servers.
+
+    Args:
+        bundle: the folder, or a dict.
 
     Raises:
         CredentialError: a file is missing or unusable, with the remedy.
     """
 
-    def __init__(self, folder: str):
-        self.folder = folder.rstrip("/")
-        config = self._read_config()
+    def __init__(self, bundle: "str | dict[str, Any]"):
+        if isinstance(bundle, str):
+            self.folder = bundle.rstrip("/")
+            path = self.folder + "/config.json"
+            config = _read_config(path)
+            self._ca: "str | bytes" = self.folder + "/ca.der"
+            self._cert: "str | bytes" = self.folder + "/cert.der"
+            self._key: "str | bytes" = self.folder + "/key.der"
+        else:
+            self.folder = ""
+            path = "config"
+            config = bundle
+            for key in ("ca", "cert", "key"):
+                if key not in config:
+                    raise CredentialError("%s lacks %r: DER bytes or a path" % (path, key))
+            self._ca, self._cert, self._key = config["ca"], config["cert"], config["key"]
+        if "name" not in config:
+            raise CredentialError("%s lacks 'name'" % path)
         self.name: str = config["name"]
-        self.host: str = config["host"]
-        self.transport: str = config["transport"]
-        if self.transport not in ("tls", "dtls"):
+        self.servers = [Server(config, path)]
+        self.servers.extend([Server(other, path) for other in config.get("servers") or ()])
+        self.transport: str = config.get("transport") or "auto"
+        if self.transport not in ("auto", "tls", "dtls"):
             raise CredentialError(
-                "%s/config.json: transport is %r, not tls or dtls" % (self.folder, self.transport)
+                "%s: transport is %r, not auto, tls or dtls" % (path, self.transport)
             )
-        self.port: int = config[self.transport + "_port"]
-        self.server_hostname: str = config.get("server_hostname") or self.host
+        self.pins: "list[str]" = config.get("pins") or []
+        self.ntp: str = config.get("ntp") or ""
+        self.made_ms: int = config.get("made_ms") or 0
+        self._made_for: "tuple[bool, bool] | None" = None
         self._context: "Context | None" = None
 
-    def _read_config(self) -> "dict[str, Any]":
-        path = self.folder + "/config.json"
-        try:
-            with open(path) as file:
-                config: "dict[str, Any]" = json.load(file)
-        except OSError:
-            raise CredentialError(
-                "no %s: copy the folder that `fleetnet device add` made to this device" % path
-            )
-        except ValueError:
-            raise CredentialError("%s is not JSON: copy it again" % path)
-        for key in _KEYS:
-            if key not in config:
-                raise CredentialError("%s lacks %r" % (path, key))
-        return config
+    def context(self, datagram: bool, pinned: bool) -> "Context":
+        """Return a client context; the last one is kept, as parsing costs 5 KB and time.
 
-    def context(self) -> "Context":
-        """Return the client context for this bundle."""
-        if self._context is None:
-            self._context = port.client_context(
-                self.folder + "/ca.der",
-                self.folder + "/cert.der",
-                self.folder + "/key.der",
-                datagram=self.transport == "dtls",
-            )
+        Args:
+            pinned: know the server by its public key instead of by its certificate: the
+                clock is not set.
+        """
+        made_for = (datagram, pinned)
+        if self._context is None or self._made_for != made_for:
+            self._context = None
+            if pinned:
+                self._context = port.client_context(
+                    None, self._cert, self._key, datagram=datagram, pins=self.pins
+                )
+            else:
+                self._context = port.client_context(
+                    self._ca, self._cert, self._key, datagram=datagram
+                )
+            self._made_for = made_for
         return self._context
+
+
+def _read_config(path: str) -> "dict[str, Any]":
+    try:
+        with open(path) as file:
+            config: "dict[str, Any]" = json.load(file)
+    except OSError:
+        raise CredentialError(
+            "no %s: copy the folder that `fleetnet device add` made to this device" % path
+        )
+    except ValueError:
+        raise CredentialError("%s is not JSON: copy it again" % path)
+    return config

@@ -7,88 +7,70 @@
 
 Readings are batched, kept while the server is away, sent again after cuts, and counted
 as acknowledged when the server has them on its disk. The same on MicroPython and CPython.
+
+Commands, configuration, blobs and the remote log are parts: modules of this package that
+are imported when a program first asks for them (docs/device.md).
 """
 
 import asyncio
-import gc
 
-from fleetnet import __version__, limits
-from fleetnet.endpoint import Endpoint
-from fleetnet.errors import Rejected
-from fleetnet.events import Delivered, Opened, TimeHeard
+from fleetnet import limits
 from fleetnet.frame import EVENT, EVENTS, RAW, READINGS, TELEMETRY
-from fleetnet.handshake import Hello
-from fleetnet.links import open_link
 from fleetnet.ports import port
 from fleetnet.readings import OCTET_STREAM, ReadingBatch, encode_event, encode_raw
-from fleetnet.session import OPEN, Session
 from fleetnet.ticks import ticks_diff
-from fleetnet_device.backoff import Backoff
-from fleetnet_device.clock import Clock
-from fleetnet_device.credentials import Credentials
-from fleetnet_device.outbox import Outbox
+from fleetnet_device.core import CONNECTING, OFFLINE, ONLINE, REFUSED, DeviceCore
 
-OFFLINE = "offline"
-CONNECTING = "connecting"
-ONLINE = "online"
-REFUSED = "refused"
+__all__ = ("CONNECTING", "OFFLINE", "ONLINE", "REFUSED", "Device")
 
 _STOP_MS = 3_000
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
-class Device:
+
+class Device(DeviceCore):
     """One device and its connection to the back-end.
 
     Args:
-        folder: the bundle that `fleetnet device add` made.
+        bundle: the folder that `fleetnet device add` made, or a dict of its contents.
         linger_ms: how long a reading may wait for others of its batch.
         max_readings: readings of a batch at most.
-        outbox_bytes: payloads kept while the server is away.
+        outbox_bytes: payloads kept in RAM while the server is away.
         connect_ms: for connecting, TLS or DTLS handshake and WELCOME, each.
+        spool: folder on the flash for what RAM should not hold alone; None: RAM only.
+        spool_bytes: ceiling of that folder's size.
+        policy: what a full outbox gives up: "oldest" or "newest".
 
     Attributes:
         state: "offline", "connecting", "online" or "refused".
         sent, acknowledged, dropped: readings and events; sent = acknowledged + dropped +
-            those still on their way.
+            those still on their way. live_dropped: best-effort ones that found no way.
         connects: sessions opened so far.
-        last_error: why the last connection failed or ended; None while one is up.
+        errors: reports so far; last_error: why the last connection failed or ended, None
+            while one is up.
+        clock, credentials, session: see their classes.
     """
 
     def __init__(
         self,
-        folder: str,
+        bundle: "str | dict[str, Any]",
         linger_ms: int = 1_000,
         max_readings: int = 64,
         outbox_bytes: int = 65536,
         connect_ms: int = 10_000,
+        spool: "str | None" = None,
+        spool_bytes: int = 262_144,
+        policy: str = "oldest",
     ):
-        self.credentials = Credentials(folder)
-        self.name = self.credentials.name
-        self.state = OFFLINE
+        super().__init__(bundle, outbox_bytes, connect_ms, spool, spool_bytes, policy)
         self.sent = 0
-        self.acknowledged = 0
-        self.connects = 0
-        self.last_error: "Exception | None" = None
         self._linger_ms = linger_ms
-        self._connect_ms = connect_ms
-        self._fragment = limits.FRAGMENT_PAYLOAD
-        if self.credentials.transport == "tls":
-            self._fragment = limits.MAX_FRAME_PAYLOAD
-        self._session = self._new_session()
-        self._clock = Clock(port)
-        self._outbox = Outbox(outbox_bytes)
         self._batch = ReadingBatch(self._fragment, max_readings)
         self._batch_began = 0
-        self._backoff = Backoff(port.random_bytes)
-        self._opened_ms = 0
-        self._endpoint: "Endpoint | None" = None
-        self._tasks: "list[asyncio.Task[None]]" = []
         self._changed = asyncio.Event()
-
-    @property
-    def dropped(self) -> int:
-        """Readings and events that the outbox had no room for."""
-        return self._outbox.dropped_readings
 
     # -- what a program calls ------------------------------------------------------
 
@@ -105,7 +87,7 @@ class Device:
         """
         boot = 0
         if time_ms is None:
-            time_ms, boot = self._clock.stamp()
+            time_ms, boot = self.clock.stamp()
         if not self._batch.add(channel, value, time_ms, boot):
             self._seal()
             self._batch.add(channel, value, time_ms, boot)
@@ -117,6 +99,22 @@ class Device:
             else:
                 self._changed.set()
 
+    def send_live(self, channel: str, value: object) -> bool:
+        """Send one reading now or never: not kept, not repeated, not stored.
+
+        Returns:
+            False, and counted in ``live_dropped``, when there is no way now.
+
+        Raises:
+            ValueError: as send.
+        """
+        batch = ReadingBatch(limits.FRAGMENT_PAYLOAD, 1)
+        time_ms, boot = self.clock.stamp()
+        batch.add(channel, value, time_ms, boot)
+        went = self.session.send_live(TELEMETRY, READINGS, batch.to_payload())
+        self.wake()
+        return went
+
     async def send_raw(
         self, channel: str, data: bytes, content_format: int = OCTET_STREAM
     ) -> None:
@@ -125,15 +123,44 @@ class Device:
         Raises:
             LimitError: above 64 KB, the channel's name and the head included.
         """
-        time_ms, boot = self._clock.stamp()
-        self._put(TELEMETRY, RAW, encode_raw(channel, data, time_ms, boot, content_format), 1)
+        time_ms, boot = self.clock.stamp()
+        self.put(TELEMETRY, RAW, encode_raw(channel, data, time_ms, boot, content_format), 1)
         self.sent += 1
 
     async def event(self, name: str, value: object = None) -> None:
         """Queue an event; it overtakes readings."""
-        time_ms, boot = self._clock.stamp()
-        self._put(EVENTS, EVENT, encode_event(name, value, time_ms, boot), 1)
+        time_ms, boot = self.clock.stamp()
+        self.put(EVENTS, EVENT, encode_event(name, value, time_ms, boot), 1)
         self.sent += 1
+
+    def command(self, name: "str | None" = None) -> "Callable[[Any], Any]":
+        """Decorate a function that the back-end may call; see commands.py.
+
+        Raises:
+            ValueError: a command of that name exists.
+        """
+        return self.part("commands").command(name)  # type: ignore[no-any-return]
+
+    @property
+    def config(self) -> "Any":
+        """The configuration that the back-end wants this device to have; see config.py."""
+        return self.part("config")
+
+    def log(self, level: str, text: str) -> None:
+        """Keep a line for the back-end's log; see log.py."""
+        self.part("log").add(level, text)
+
+    async def send_blob(
+        self, name: str, source: "bytes | bytearray | memoryview | str", content_format: int = 42
+    ) -> "Any":
+        """Send a file (path) or a buffer of any size; see blobs.py."""
+        return await self.part("blobs").send_blob(name, source, content_format)
+
+    async def send_frame(
+        self, buffer: "bytes | bytearray | memoryview", name: str = "frame"
+    ) -> bool:
+        """Send a camera frame; the newest wins; see blobs.py."""
+        return await self.part("blobs").send_frame(buffer, name)  # type: ignore[no-any-return]
 
     async def flush(self, timeout_ms: int = 30_000) -> bool:
         """Wait until everything sent is acknowledged; False when the time is over first."""
@@ -149,8 +176,9 @@ class Device:
         """Begin to connect; returns at once."""
         if not self._tasks:
             self._tasks = [
-                asyncio.create_task(self._connect_for_ever()),
+                asyncio.create_task(self._connection.run()),
                 asyncio.create_task(self._seal_in_time()),
+                asyncio.create_task(self._poll_outbox()),
             ]
 
     async def stop(self, timeout_ms: int = _STOP_MS) -> None:
@@ -160,11 +188,11 @@ class Device:
         """
         if self._tasks and self.state != REFUSED:
             await self.flush(timeout_ms)
-        if self._session.state == OPEN:
-            self._session.bye(port.ticks())
-            self._wake()
+        if self.is_open:
+            self.session.bye(port.ticks())
+            self.wake()
             began = port.ticks()
-            while self._endpoint is not None and ticks_diff(port.ticks(), began) < timeout_ms:
+            while self._connection.endpoint and ticks_diff(port.ticks(), began) < timeout_ms:
                 await port.sleep_ms(10)
         for task in self._tasks:
             task.cancel()
@@ -187,16 +215,7 @@ class Device:
         if batch.count:
             payload, count = batch.to_payload(), batch.count
             batch.clear()
-            self._put(TELEMETRY, READINGS, payload, count)
-
-    def _put(self, stream: int, kind: int, payload: bytes, readings: int) -> None:
-        self._outbox.put(self._session, stream, kind, payload, readings)
-        self._end_epoch()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._endpoint is not None:
-            self._endpoint.wake()
+            self.put(TELEMETRY, READINGS, payload, count)
 
     async def _seal_in_time(self) -> None:
         """Seal a batch when its first reading has waited for linger_ms."""
@@ -209,76 +228,3 @@ class Device:
                     self._seal()
                 else:
                     await port.sleep_ms(left)
-
-    # -- the connection --------------------------------------------------------------
-
-    async def _connect_for_ever(self) -> None:
-        while True:
-            self.state = CONNECTING
-            opened = self.connects
-            is_refused = False
-            try:
-                await self._connect_once()
-            except Exception as error:
-                # Whatever it was, a camera on a mast must try again.
-                self.last_error = error
-                is_refused = isinstance(error, Rejected)
-            finally:
-                retry_after_ms = self._endpoint.retry_after_ms if self._endpoint else 0
-                self._endpoint = None
-            self.state = REFUSED if is_refused else OFFLINE
-            lasted_ms = 0
-            if self.connects > opened:
-                lasted_ms = self._clock.uptime_ms() - self._opened_ms
-            gc.collect()
-            await port.sleep_ms(self._backoff.after(lasted_ms, retry_after_ms, is_refused))
-
-    def _new_session(self) -> Session:
-        """Return a session of a new epoch."""
-        return Session(port.random_bytes, True, fragment_payload=self._fragment)
-
-    def _end_epoch(self) -> None:
-        """End a session whose sequence numbers are used up, once all is acknowledged."""
-        if self._session.state == OPEN and self._outbox.can_begin_epoch():
-            self._session.bye(port.ticks())
-
-    async def _connect_once(self) -> None:
-        """Open a link, run the session on it to its end."""
-        credentials = self.credentials
-        if self._outbox.can_begin_epoch():
-            self._session = self._new_session()
-            self._outbox.begin_epoch(self._session)
-        gc.collect()
-        link = await open_link(
-            credentials.host,
-            credentials.port,
-            credentials.context(),
-            credentials.server_hostname,
-            self._connect_ms,
-        )
-        hello = Hello()
-        hello.software = "fleetnet/%s %s" % (__version__, port.platform_text())
-        hello.codecs = bytes((50, 42))
-        hello.boot = self._clock.boot
-        hello.uptime_ms = self._clock.uptime_ms()
-        hello.unix_ms = self._clock.unix_ms()
-        self._session.open_link(port.ticks(), link.datagram, hello)
-        self._endpoint = Endpoint(self._session, link, self._on_event, self._connect_ms)
-        await self._endpoint.run()
-
-    def _on_event(self, event: object) -> None:
-        if isinstance(event, Delivered):
-            self.acknowledged += self._outbox.delivered(event.stream, event.seq)
-            self._outbox.feed(self._session)
-            self._end_epoch()
-            self._wake()
-        elif isinstance(event, Opened):
-            self.state = ONLINE
-            self.connects += 1
-            self._opened_ms = self._clock.uptime_ms()
-            self.last_error = None
-            self._clock.learn(event.welcome.unix_ms)
-            self._outbox.feed(self._session)
-            self._end_epoch()
-        elif isinstance(event, TimeHeard):
-            self._clock.learn(event.unix_ms)

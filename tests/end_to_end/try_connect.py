@@ -25,7 +25,7 @@ from fleetnet_device.credentials import Credentials
 def context_of(credentials):
     """Return the bundle's context; without a certificate when the bundle has none."""
     if "cert.der" in os.listdir(credentials.folder):
-        return credentials.context()
+        return credentials.context(credentials.transport == "dtls", False)
     return client_context(
         credentials.folder + "/ca.der", datagram=credentials.transport == "dtls"
     )
@@ -33,13 +33,10 @@ def context_of(credentials):
 
 async def attempt(credentials):
     """Return "acknowledged", or raise what the library raises."""
-    link = await open_link(
-        credentials.host,
-        credentials.port,
-        context_of(credentials),
-        credentials.server_hostname,
-        5_000,
-    )
+    server = credentials.servers[0]
+    port_number = server.dtls_port if credentials.transport == "dtls" else server.tls_port
+    context = context_of(credentials)
+    link = await open_link(server.host, port_number, context, server.server_hostname, 5_000)
     session = Session(port.random_bytes)
     outcome = []
 

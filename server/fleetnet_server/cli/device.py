@@ -3,6 +3,7 @@
 import json
 import secrets
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fleetnet_server.cli.output import print_json, print_table
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import FolderError, StoreError
 from fleetnet_server.identity import pki
+from fleetnet_server.identity.certificate import public_key_hash
 from fleetnet_server.identity.files import (
     make_private_folder,
     move_folder_into_place,
@@ -30,7 +32,10 @@ def device() -> None:
 
 @device.command()
 @click.argument("name")
-@click.option("--transport", type=click.Choice(["dtls", "tls"]), default="dtls", show_default=True)
+@click.option(
+    "--transport", type=click.Choice(["auto", "dtls", "tls"]), default="auto", show_default=True,
+    help="auto: DTLS, and TLS where UDP does not pass.",
+)
 @_json_option
 @click.pass_obj
 def add(folder: Path, name: str, transport: str, as_json: bool) -> None:
@@ -75,7 +80,7 @@ def disable(folder: Path, name: str) -> None:
 
 
 def add_device(
-    folder: Path, settings: Settings, store: SqliteStore, name: str, transport: str = "dtls"
+    folder: Path, settings: Settings, store: SqliteStore, name: str, transport: str = "auto"
 ) -> Path:
     """Make FOLDER/devices/NAME/{cert.der,key.der,ca.der,config.json} and register NAME.
 
@@ -100,7 +105,7 @@ def add_device(
         write_new_file(temporary / "cert.der", credential.certificate)
         write_new_file(temporary / "key.der", credential.key)
         write_new_file(temporary / "ca.der", ca.certificate)
-        config = json.dumps(_bundle_config(settings, name, transport), indent=1)
+        config = json.dumps(_bundle_config(folder, settings, name, transport), indent=1)
         write_new_file(temporary / "config.json", config.encode())
         move_folder_into_place(temporary, bundle)
     except OSError as error:
@@ -118,7 +123,8 @@ def add_device(
     return bundle
 
 
-def _bundle_config(settings: Settings, name: str, transport: str) -> dict[str, Any]:
+def _bundle_config(folder: Path, settings: Settings, name: str, transport: str) -> dict[str, Any]:
+    server = (folder / "server" / "cert.der").read_bytes()
     return {
         "name": name,
         "host": settings.host,
@@ -126,6 +132,9 @@ def _bundle_config(settings: Settings, name: str, transport: str) -> dict[str, A
         "dtls_port": settings.dtls_port,
         "server_hostname": settings.host,
         "transport": transport,
+        # A device without a date knows the server by its key until it has one.
+        "pins": [public_key_hash(server).hex()],
+        "made_ms": time.time_ns() // 1_000_000,
     }
 
 

@@ -19,9 +19,6 @@ from fleetnet_server.identity.registry import Device
 if TYPE_CHECKING:
     from fleetnet_server.core.sessions import Sessions
 
-# What this version stores; other critical kinds end the session by their rule.
-_STORED_KINDS = frozenset((wire.READINGS, wire.RAW, wire.EVENT, wire.LOG))
-
 # After the last frame a datagram link stays so long, to repeat an answer that was lost.
 _AFTERLIFE_S = 5.0
 
@@ -37,6 +34,7 @@ class Peer:
         device_id, name: of the authenticated device; 0 and the address for a refused one.
         epoch_id: the store's number of the epoch, once HELLO was accepted.
         pending: messages handed to the writer and not yet durable.
+        capabilities: CAN_* bits that both ends have, once the session is open.
     """
 
     __slots__ = (
@@ -72,8 +70,9 @@ class Peer:
         session = self._session
         session.receive_data(data, now)
         needs_answer = True
+        stored_kinds = self._sessions.stored_kinds
         for event in session.take_events():
-            if type(event) is events.Received and event.kind in _STORED_KINDS and event.seq:
+            if type(event) is events.Received and event.seq and event.kind in stored_kinds:
                 self._sessions.router.take(self, event)
                 needs_answer = False
             else:
@@ -104,8 +103,10 @@ class Peer:
             self._sessions.noted_gap(self, event)
         elif isinstance(event, events.Closed):
             self._closed(event)
-        elif isinstance(event, events.Received) and event.seq:
-            if event.kind & wire.OPTIONAL:
+        elif isinstance(event, events.Received):
+            if not event.seq:
+                self._sessions.services.received(self, event)
+            elif event.kind & wire.OPTIONAL:
                 self._sessions.router.take(self, event)
             else:
                 # Nothing is acknowledged, so nothing is lost: a newer server will take it.
@@ -153,12 +154,16 @@ class Peer:
         welcome.session_id = os.urandom(8)
         welcome.window = sessions.window()
         welcome.keepalive_ms = sessions.keepalive_ms
+        welcome.capabilities = sessions.services.capabilities
+        if self._transport is not None and self._transport.datagram:
+            welcome.keepalive_ms = sessions.datagram_keepalive_ms
         welcome.ack_delay_ms = sessions.ack_delay_ms
         self._session.welcome(welcome, hello, marks, now)
         # A HELLO that contradicts the store, or a link that ended meanwhile, opens nothing.
         if self._session.state == OPEN:
             self.is_open = True
             sessions.opened(self, hello, self._transport)
+            sessions.services.opened(self, hello)
         for event in self._session.take_events():
             self._handle(event, now)
 
@@ -182,6 +187,30 @@ class Peer:
         else:
             self._transport = None
             transport.close()
+
+    # -- what services call --------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> int:
+        return self._session.capabilities if self.is_open else 0
+
+    def send(self, stream: int, kind: int, payload: bytes) -> bool:
+        """Queue a message that must arrive on this link; False when there is no room now.
+
+        What the link's end cuts off is the caller's to send again on the next one.
+        """
+        if not self.is_open or not self._session.has_room(stream, len(payload)):
+            return False
+        self._session.send(stream, kind, payload)
+        self._flush(port.ticks())
+        return True
+
+    def send_live(self, kind: int, payload: bytes, stream: int = 0) -> bool:
+        """Send a best-effort frame; False when there is no way now."""
+        if not self.is_open or not self._session.send_live(stream, kind, payload):
+            return False
+        self._flush(port.ticks())
+        return True
 
     # -- what the router and the sessions table call -------------------------------------
 

@@ -9,6 +9,7 @@ from fleetnet.events import Received
 from fleetnet.ports import port
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.core.ports import MessageWriter
+from fleetnet_server.core.services import Services
 
 if TYPE_CHECKING:
     from fleetnet_server.core.peer import Peer
@@ -28,6 +29,7 @@ class Router:
         writer: set by app before the first message.
         received, stored, duplicates, problems: counters of messages.
         is_shut: the windows are shut because the store is behind.
+        services: hear of messages of their kinds once these are durable.
     """
 
     def __init__(self) -> None:
@@ -37,6 +39,7 @@ class Router:
         self.duplicates = 0
         self.problems = 0
         self.is_shut = False
+        self.services = Services(())
         self.on_shut: Callable[[bool], None] | None = None
         self._waiting_bytes = 0
 
@@ -67,11 +70,15 @@ class Router:
         """Acknowledge a committed batch."""
         heads: dict[tuple[Peer, int], int] = {}
         size = stored = 0
+        kinds = self.services.kinds
+        told: list[tuple[Peer, Message]] = []
         for message, peer, is_new in done:
             heads[peer, message.stream] = message.seq
             peer.pending -= 1
             size += len(message.body)
             stored += is_new
+            if is_new and message.kind in kinds:
+                told.append((peer, message))
         self.stored += stored
         self.duplicates += len(done) - stored
         # Text shrinks when it is decoded; what is left over is forgotten with the last one.
@@ -79,6 +86,8 @@ class Router:
         now = port.ticks()
         for (peer, stream), seq in heads.items():
             peer.acknowledge(stream, seq, now)
+        for peer, message in told:
+            self.services.durable(peer, message)
         if self.is_shut and self._waiting_bytes < _LOW_BYTES:
             self._shut(False)
 

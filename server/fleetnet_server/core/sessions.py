@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from fleetnet import errors
+from fleetnet import frame as wire
 from fleetnet.errors import FleetError
 from fleetnet.events import Gap
 from fleetnet.handshake import Hello
@@ -14,6 +15,7 @@ from fleetnet.limits import WINDOW
 from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.ports import MessageStore
 from fleetnet_server.core.router import Router
+from fleetnet_server.core.services import Services
 from fleetnet_server.core.timers import Timers
 from fleetnet_server.core.transport import Transport
 from fleetnet_server.errors import StoreUnavailable
@@ -22,13 +24,20 @@ from fleetnet_server.identity.registry import Registry
 
 _log = structlog.get_logger("fleetnet.sessions")
 
+_STORED_KINDS = frozenset((wire.READINGS, wire.RAW, wire.EVENT, wire.LOG))
+
 
 class Sessions:
     """Makes a Peer for each authenticated link and keeps the newest of each device.
 
     Args:
-        keepalive_ms: what devices are asked for; ack_delay_ms: how long an
-            acknowledgement may wait for others; max_frame: largest payload taken, bytes.
+        services: what is done with messages besides storing them.
+        keepalive_ms: what devices are asked for; datagram_keepalive_ms: the same over DTLS;
+        ack_delay_ms: how long an acknowledgement may wait for others; max_frame: largest
+            payload taken, bytes.
+
+    Attributes:
+        stored_kinds: frame kinds that go to the store; other critical ones end a session.
     """
 
     def __init__(
@@ -36,16 +45,23 @@ class Sessions:
         registry: Registry,
         store: MessageStore,
         router: Router,
+        services: Services | None = None,
         *,
         keepalive_ms: int = 60_000,
+        datagram_keepalive_ms: int = 25_000,
         ack_delay_ms: int = 100,
         max_frame: int = 8192,
     ):
         self.registry = registry
         self.store = store
         self.router = router
+        self.services = services or Services(())
+        self.stored_kinds = _STORED_KINDS | self.services.kinds
+        router.services = self.services
         self.timers = Timers()
         self.keepalive_ms = keepalive_ms
+        # Many home routers forget an idle UDP mapping after 30 s (RFC 4787 asks for 120).
+        self.datagram_keepalive_ms = min(datagram_keepalive_ms, keepalive_ms)
         self.ack_delay_ms = ack_delay_ms
         self.max_frame = max_frame
         self.live: dict[int, Peer] = {}
@@ -77,7 +93,9 @@ class Sessions:
         if old is not None and old is not peer:
             _log.info("session replaced", device=peer.name)
             old.bye(errors.REPLACED)
-            old.is_open = False
+            if old.is_open:
+                old.is_open = False
+                self.services.closed(old)
             self._drain(old)
         return peer.device_id in self._draining
 
@@ -85,6 +103,8 @@ class Sessions:
         """Forget a peer whose session or link is over."""
         was_open = peer.is_open
         peer.is_open = False
+        if was_open:
+            self.services.closed(peer)
         self._drain(peer)
         if self.live.get(peer.device_id) is peer:
             del self.live[peer.device_id]
@@ -127,6 +147,11 @@ class Sessions:
             "device gave up messages",
             device=peer.name, stream=gap.stream, first=gap.first, last=gap.last,
         )  # fmt: skip
+
+    def peer_of(self, device_id: int) -> Peer | None:
+        """Return the open session of a device, None while it is away."""
+        peer = self.live.get(device_id)
+        return peer if peer is not None and peer.is_open else None
 
     def window(self) -> int:
         """Return the window that new sessions are granted."""

@@ -1,6 +1,9 @@
 """Reading the identity out of a client certificate that TLS has already verified."""
 
+import hashlib
+
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID
 
 from fleetnet_server.errors import IdentityError
@@ -27,6 +30,16 @@ def device_name(der: bytes) -> str:
             Nothing else.
     """
     return identity(der)[0]
+
+
+def public_key_hash(der: bytes) -> bytes:
+    """Return the SHA-256 of a certificate's SubjectPublicKeyInfo, which devices pin.
+
+    Source: RFC 7469 section 2.4.
+    """
+    key = x509.load_der_x509_certificate(der).public_key()
+    info = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(info).digest()
 
 
 def identity(der: bytes) -> tuple[str, int]:

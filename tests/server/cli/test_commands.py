@@ -7,12 +7,14 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from fleetnet.frame import READINGS
 from fleetnet_server.core.bodies import Message, inspect_body
+from fleetnet_server.identity.certificate import public_key_hash
 from fleetnet_server.store.sqlite import SqliteStore
 
 NOW = 1_800_000_000_000
@@ -85,7 +87,7 @@ def test_device_add_makes_a_bundle_once(fleet: Path) -> None:
     assert json.loads(added.stdout) == {
         "name": "cam-1",
         "bundle": str(bundle),
-        "transport": "dtls",
+        "transport": "auto",
     }
     assert sorted(path.name for path in bundle.iterdir()) == [
         "ca.der",
@@ -93,13 +95,16 @@ def test_device_add_makes_a_bundle_once(fleet: Path) -> None:
         "config.json",
         "key.der",
     ]
-    assert json.loads((bundle / "config.json").read_text()) == {
+    config = json.loads((bundle / "config.json").read_text())
+    assert abs(config.pop("made_ms") - time.time() * 1000) < 60_000
+    assert config == {
         "name": "cam-1",
         "host": "fleet.example",
         "tls_port": 7443,
         "dtls_port": 7443,
         "server_hostname": "fleet.example",
-        "transport": "dtls",
+        "transport": "auto",
+        "pins": [public_key_hash((fleet / "server" / "cert.der").read_bytes()).hex()],
     }
     key = (bundle / "key.der").read_bytes()
     again = fleetnet("-C", fleet, "device", "add", "cam-1")

@@ -1,0 +1,241 @@
+"""What stands between a device's program, its parts and its connection.
+
+Used by device.py, whose Device adds what a program calls. The session and the outbox
+outlive every link; parts (commands, configuration, blobs, log) come and go with need.
+"""
+
+import asyncio
+
+from fleetnet import __version__, limits
+from fleetnet.errors import UNKNOWN_KIND, Rejected
+from fleetnet.events import Delivered, Opened, Received, TimeHeard
+from fleetnet.frame import OPTIONAL
+from fleetnet.handshake import Hello
+from fleetnet.ports import port
+from fleetnet.session import OPEN, Session
+from fleetnet_device.clock import Clock
+from fleetnet_device.connection import Connection
+from fleetnet_device.credentials import Credentials
+from fleetnet_device.outbox import Outbox
+
+OFFLINE = "offline"
+CONNECTING = "connecting"
+ONLINE = "online"
+REFUSED = "refused"
+
+# How often the outbox looks whether messages should go to the flash.
+_POLL_MS = 1_000
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+
+class DeviceCore:
+    """Session, outbox, parts and tasks of one device; see Device for the arguments."""
+
+    def __init__(
+        self,
+        bundle: "str | dict[str, Any]",
+        outbox_bytes: int,
+        connect_ms: int,
+        spool: "str | None",
+        spool_bytes: int,
+        policy: str,
+    ):
+        self.credentials = Credentials(bundle)
+        self.name = self.credentials.name
+        self.folder = self.credentials.folder
+        self.state = OFFLINE
+        self.acknowledged = 0
+        self.connects = 0
+        self.errors = 0
+        self.last_error: "Exception | None" = None
+        self.clock = Clock(port, self.credentials.made_ms)
+        self._fragment = limits.FRAGMENT_PAYLOAD
+        if self.credentials.transport == "tls":
+            self._fragment = limits.MAX_FRAME_PAYLOAD
+        self._outbox = Outbox(outbox_bytes)
+        self.session = self._new_session()
+        self._connection = Connection(self, connect_ms)
+        self._renewing = False
+        self._offered = 0
+        self._tasks: "list[asyncio.Task[None]]" = []
+        self._parts: "dict[str, Any]" = {}
+        self._by_kind: "dict[int, Any]" = {}
+
+    @property
+    def dropped(self) -> int:
+        """Readings and events that the outbox had no room for."""
+        return self._outbox.dropped_readings
+
+    @property
+    def live_dropped(self) -> int:
+        """Best-effort readings that found no way."""
+        return self.session.live_dropped
+
+    @property
+    def is_open(self) -> bool:
+        """A session is open: messages flow."""
+        return self.session.state == OPEN
+
+    # -- what parts call -------------------------------------------------------------
+
+    def part(self, name: str) -> "Any":
+        """Return a part of the library, imported and made when it is first asked for.
+
+        A session that is open without the part's ability is begun anew, which costs one
+        connection: ask for parts before ``start``.
+
+        Raises:
+            ImportError: the board was set up without it.
+        """
+        part = self._parts.get(name)
+        if part is None:
+            module = __import__("fleetnet_device." + name, None, None, (name,))
+            part = self._parts[name] = module.Part(self)
+            for kind in part.kinds:
+                self._by_kind[kind] = part
+            if self.is_open and part.capability & ~self._offered:
+                self.renew()
+        return part
+
+    def put(self, stream: int, kind: int, payload: bytes, readings: int = 0) -> None:
+        """Queue a message that must arrive; ``readings``: what it counts for."""
+        self._outbox.put(self.session, stream, kind, payload, readings)
+        self._end_epoch()
+        self.wake()
+
+    def wake(self) -> None:
+        """The session has something to send."""
+        self._connection.wake()
+
+    def renew(self) -> None:
+        """End the session and begin another at once."""
+        if self.is_open:
+            self._renewing = True
+            self.session.bye(port.ticks())
+            self.wake()
+
+    def spawn(self, work: "Coroutine[Any, Any, None]") -> "asyncio.Task[None]":
+        """Run ``work`` until it ends or the device stops; its errors are reported."""
+        self._tasks = [task for task in self._tasks if not task.done()]
+        task = asyncio.create_task(self._guard(work))
+        self._tasks.append(task)
+        return task
+
+    async def _guard(self, work: "Coroutine[Any, Any, None]") -> None:
+        try:
+            await work
+        except Exception as error:
+            self.report(error, "task")
+
+    def report(self, error: Exception, where: str) -> None:
+        """Count an error that ends nothing, and log it where the log is in use."""
+        self.errors += 1
+        log = self._parts.get("log")
+        if log is not None:
+            log.add("error", "%s: %s: %s" % (where, type(error).__name__, error))
+
+    async def _poll_outbox(self) -> None:
+        while True:
+            await port.sleep_ms(_POLL_MS)
+            self.clock.uptime_ms()  # an idle device must not miss the wrap of ticks
+
+    # -- what the connection calls ---------------------------------------------------
+
+    def link_opening(self) -> None:
+        """A connection is being made."""
+        self._renewing = False
+        self.state = CONNECTING
+        if self._outbox.can_begin_epoch():
+            self.session = self._new_session()
+            self._outbox.begin_epoch(self.session)
+
+    def new_link(self, datagram: bool) -> Session:
+        """Begin the session on a new link; return it."""
+        hello = Hello()
+        hello.software = "fleetnet/%s %s" % (__version__, port.platform_text())
+        hello.codecs = bytes((50, 42))
+        hello.boot = self.clock.boot
+        hello.uptime_ms = self.clock.uptime_ms()
+        hello.unix_ms = self.clock.unix_ms()
+        for part in self._parts.values():
+            hello.capabilities |= part.capability
+            self._tell(part, "greet", hello)
+        self._offered = hello.capabilities
+        self.session.open_link(port.ticks(), datagram, hello)
+        return self.session
+
+    def link_lost(self, error: "Exception | None") -> None:
+        """The link is gone, or did not come up."""
+        was_online = self.state == ONLINE
+        self.state = REFUSED if isinstance(error, Rejected) else OFFLINE
+        if error is not None:
+            self.last_error = error
+            self.report(error, "connection")
+        if was_online:
+            for part in self._parts.values():
+                self._tell(part, "closed")
+
+    def is_renewing(self) -> bool:
+        """Say whether the session was ended by ``renew``."""
+        return self._renewing
+
+    def on_event(self, event: object) -> None:
+        """Take an event of the session."""
+        if isinstance(event, Delivered):
+            self.acknowledged += self._outbox.delivered(event.stream, event.seq)
+            self._outbox.feed(self.session)
+            self._end_epoch()
+            self.wake()
+        elif isinstance(event, Received):
+            self._receive(event)
+        elif isinstance(event, Opened):
+            self._opened(event)
+        elif isinstance(event, TimeHeard):
+            self.clock.learn(event.unix_ms)
+
+    def _opened(self, event: Opened) -> None:
+        self.state = ONLINE
+        self.connects += 1
+        self.last_error = None
+        self._connection.note_opened()
+        self.clock.learn(event.welcome.unix_ms)
+        self._outbox.feed(self.session)
+        self._end_epoch()
+        for part in self._parts.values():
+            self._tell(part, "opened", event.welcome)
+
+    def _receive(self, event: Received) -> None:
+        part = self._by_kind.get(event.kind & ~OPTIONAL)
+        if part is not None:
+            self._tell(part, "receive", event)
+        elif event.seq and not event.kind & OPTIONAL:
+            # Not acknowledged: it was meant for a program that knows this kind.
+            self.session.bye(port.ticks(), UNKNOWN_KIND)
+            self.wake()
+            return
+        if event.seq:
+            self.session.acknowledge(event.stream, event.seq, port.ticks())
+            self.wake()
+
+    def _tell(self, part: "Any", verb: str, *arguments: object) -> None:
+        method = getattr(part, verb, None)
+        if method is not None:
+            try:
+                method(*arguments)
+            except Exception as error:
+                self.report(error, verb)
+
+    # -- epochs ------------------------------------------------------------------------
+
+    def _new_session(self) -> Session:
+        """Return a session of a new epoch."""
+        return Session(port.random_bytes, True, fragment_payload=self._fragment)
+
+    def _end_epoch(self) -> None:
+        """End a session whose sequence numbers are used up, once all is acknowledged."""
+        if self.is_open and self._outbox.can_begin_epoch():
+            self.session.bye(port.ticks())
