@@ -6,19 +6,17 @@ states and transitions as tables.
 
 from fleetnet import frame as wire
 from fleetnet import limits
-from fleetnet.errors import NORMAL, PROTOCOL, VERSION, LimitError, ProtocolError
-from fleetnet.events import Closed, Delivered, HelloReceived, Opened, Refused
+from fleetnet.errors import NORMAL, PROTOCOL, LimitError, ProtocolError
+from fleetnet.events import Closed, Delivered, Opened, Refused
 from fleetnet.handshake import (
     EPOCH_SIZE,
     NONCE_SIZE,
-    VERSION_MAJOR,
     Ending,
     Greeting,
     Hello,
     Welcome,
     check_welcome,
     decode_ending,
-    decode_hello,
     decode_welcome,
 )
 from fleetnet.receiver import Receiver
@@ -56,7 +54,6 @@ class Lifecycle:
 
     Args:
         random_bytes: function giving n unpredictable bytes (os.urandom).
-        initiator: True on the device.
         epoch: 8 bytes that name this run of sequence numbers; None draws them.
         fragment_payload: largest payload of a sequenced frame, bytes.
         max_frame: largest frame payload that this end takes, bytes.
@@ -68,10 +65,11 @@ class Lifecycle:
             waits; None without blobs.
     """
 
+    initiator = True
+
     def __init__(
         self,
         random_bytes: "Callable[[int], bytes]",
-        initiator: bool = True,
         epoch: "bytes | None" = None,
         fragment_payload: int = limits.FRAGMENT_PAYLOAD,
         max_frame: int = limits.MAX_FRAME_PAYLOAD,
@@ -79,7 +77,6 @@ class Lifecycle:
         wall_ms: "Callable[[], int] | None" = None,
     ):
         self.state = DOWN
-        self.initiator = initiator
         self.epoch = epoch or random_bytes(EPOCH_SIZE)
         self.peer_epoch = b""
         self.max_frame = max_frame
@@ -92,7 +89,7 @@ class Lifecycle:
         self._random_bytes = random_bytes
         self._wall_ms = wall_ms
         self._fragment = fragment_payload
-        self._link = Link(initiator, False, max_frame, 0)
+        self._link = Link(self.initiator, False, max_frame, 0)
 
     # -- links ---------------------------------------------------------------------
 
@@ -101,7 +98,7 @@ class Lifecycle:
 
         Args:
             datagram: True for DTLS.
-            hello: initiator only: software, boot, uptime_ms and capabilities are taken
+            hello: software, boot, uptime_ms and capabilities are taken
                 from it; the session fills in the rest.
 
         Raises:
@@ -116,8 +113,7 @@ class Lifecycle:
         self.sender.open_link(datagram)
         self.receiver.open_link(datagram)
         self.state = GREETING
-        if self.initiator:
-            self._greet(hello or Hello(), now)
+        self._greet(hello or Hello(), now)
 
     def close_link(self) -> None:
         """The link is gone; everything unacknowledged stays for the next one."""
@@ -134,51 +130,13 @@ class Lifecycle:
         greeting.max_frame = self.max_frame
         for number, stream in self.sender.streams.items():
             greeting.streams[number] = (stream.oldest(), stream.next_seq)
-        if self.peer_epoch and self.initiator:
+        if self.peer_epoch:
             greeting.peer_epoch = self.peer_epoch
             greeting.resume = self.receiver.resume_points()
         if self._wall_ms is not None:
             greeting.unix_ms = self._wall_ms()
 
     # -- the owner's side ----------------------------------------------------------
-
-    def welcome(self, welcome: Welcome, hello: Hello, durable: "dict[int, int]", now: int) -> None:
-        """Acceptor: accept the HELLO that the last HelloReceived carried.
-
-        Args:
-            welcome: session_id, window, keepalive_ms, ack_delay_ms, rate, capabilities
-                and unix_ms are yours; the session fills in the rest.
-            durable: stream -> last durable sequence of this device in hello.epoch.
-        """
-        if self.state != GREETING:
-            return  # the link ended while the owner was deciding
-        self._fill(welcome)
-        welcome.nonce = hello.nonce
-        welcome.peer_epoch = self.peer_epoch = hello.epoch
-        self.receiver.window = welcome.window
-        self.receiver.ack_delay_ms = welcome.ack_delay_ms
-        self.receiver.start(durable, hello.streams)
-        welcome.resume = self.receiver.resume_points()
-        welcome.capabilities &= hello.capabilities
-        try:
-            if hello.peer_epoch == self.epoch:
-                self._resume(hello.resume, limits.WINDOW)
-        except ProtocolError as error:
-            self._fail(error.reason, str(error))
-            return
-        self._link.say(wire.WELCOME, welcome.to_payload())
-        self._link.answer = self._link.control[-1]
-        self._open(welcome, now)
-
-    def refuse(self, reason: int, retry_after_ms: int = 0, detail: str = "") -> None:
-        """Acceptor: do not accept the device; the link ends after this frame."""
-        if self.state != GREETING:
-            return
-        ending = Ending(reason, retry_after_ms, detail)
-        self._link.clear()
-        self._link.say(wire.REFUSE, ending.to_payload())
-        self._link.answer = self._link.control[-1]
-        self._finish(ending, False)
 
     def bye(self, now: int, reason: int = NORMAL, retry_after_ms: int = 0) -> None:
         """Begin a clean end: BYE, its answer, then Closed."""
@@ -191,27 +149,21 @@ class Lifecycle:
     # -- what the peer says ----------------------------------------------------------
 
     def _receive_greeting(self, kind: int, payload: bytes, now: int) -> None:
-        if self.initiator and kind == wire.WELCOME:
+        """Take the answer to our HELLO; the acceptor has its own (acceptor.py)."""
+        if kind == wire.WELCOME:
             welcome = decode_welcome(payload)
             if welcome.nonce == self._link.nonce:
                 self._accept_welcome(welcome, now)
-        elif self.initiator and kind == wire.REFUSE:
+        elif kind == wire.REFUSE:
             ending = decode_ending(payload)
             self._finish(None, True)
             self._events.append(Refused(ending))
-        elif not self.initiator and kind == wire.HELLO:
-            hello = decode_hello(payload)
-            if self._link.nonce == hello.nonce:
-                return  # repeated while the owner decides
-            if self._link.nonce:
-                raise ProtocolError("second HELLO on one link")
-            self._link.nonce = hello.nonce
-            if hello.version[0] != VERSION_MAJOR:
-                self.refuse(VERSION, 0, "this end speaks version %d" % VERSION_MAJOR)
-                return
-            self._link.keepalive.wait_for_owner(now)
-            self._events.append(HelloReceived(hello))
-        elif not kind & wire.OPTIONAL and not self._link.datagram:
+        else:
+            self._refuse_early(kind)
+
+    def _refuse_early(self, kind: int) -> None:
+        """A frame before its time: datagrams may overtake one another, a stream's may not."""
+        if not kind & wire.OPTIONAL and not self._link.datagram:
             raise ProtocolError("frame kind 0x%02x before the session is open" % kind)
 
     def _accept_welcome(self, welcome: Welcome, now: int) -> None:

@@ -16,7 +16,7 @@ from fleetnet import frame as wire
 from fleetnet.acks import decode_ack, decode_forward, encode_forward
 from fleetnet.errors import GOING_AWAY, IDLE, UNKNOWN_KIND, ProtocolError
 from fleetnet.events import Delivered, Received, TimeHeard
-from fleetnet.handshake import Ending, decode_hello
+from fleetnet.handshake import Ending
 from fleetnet.lifecycle import CLOSING, DOWN, GREETING, OPEN, OVER, Lifecycle
 from fleetnet.ticks import ticks_diff
 from fleetnet.varint import put_varint, take_varint
@@ -138,7 +138,7 @@ class Session(Lifecycle):
             ):
                 if other is not None and (due is None or ticks_diff(other, due) < 0):
                     due = other
-        elif self.state == GREETING and not self.initiator:
+        elif self.state == GREETING and due is None:
             due = self._link.keepalive.due
         return due
 
@@ -198,11 +198,6 @@ class Session(Lifecycle):
         elif kind == wire.BYE_ACK:
             if self.state == CLOSING:
                 self._finish(self._link.ending, False)
-        elif kind == wire.HELLO and not self.initiator:
-            # Its answer was lost; the nonce tells a repetition from a second session.
-            if decode_hello(payload).nonce != self._link.nonce:
-                raise ProtocolError("second HELLO on one link")
-            self._link.control.append(self._link.answer)
         elif kind not in (wire.WELCOME, wire.REFUSE):
             raise ProtocolError("unknown critical frame kind 0x%02x" % kind, UNKNOWN_KIND)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fleetnet import frame as wire
+from fleetnet.acceptor import AcceptorSession
 from fleetnet.acks import decode_ack, decode_forward
 from fleetnet.errors import ProtocolError
 from fleetnet.events import HelloReceived, Received
@@ -90,11 +91,11 @@ class Ends:
     def renew(self) -> None:
         """Open a new link between a device that stays, for a while, and a new server."""
         if self.reopened % 50 == 0:
-            self.device = Session(self.chance.randbytes, True)
+            self.device = Session(self.chance.randbytes)
         self.reopened += 1
         self.device.close_link()
         self.device.open_link(self.now, self.datagram, Hello())
-        self.server = Session(self.chance.randbytes, False, wall_ms=lambda: 1_700_000_000_000)
+        self.server = AcceptorSession(self.chance.randbytes, wall_ms=lambda: 1_700_000_000_000)
         self.server.open_link(self.now, self.datagram)
 
     def carry(self) -> list[tuple[bool, bytes]]:

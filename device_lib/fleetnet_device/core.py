@@ -233,7 +233,7 @@ class DeviceCore:
 
     def _new_session(self) -> Session:
         """Return a session of a new epoch."""
-        return Session(port.random_bytes, True, fragment_payload=self._fragment)
+        return Session(port.random_bytes, fragment_payload=self._fragment)
 
     def _end_epoch(self) -> None:
         """End a session whose sequence numbers are used up, once all is acknowledged."""

@@ -96,7 +96,7 @@ class LoadDevice:
     def __init__(self, link: SecureSocket, payload: bytes, fragment: int):
         self.link = link
         self.payload = payload
-        self.session = Session(os.urandom, True, fragment_payload=fragment)
+        self.session = Session(os.urandom, fragment_payload=fragment)
         self.sent = 0
         self.acknowledged = 0
         self.is_open = False

@@ -10,7 +10,7 @@ from fleetnet_device.outbox import Outbox
 
 
 def session(next_seq=1):
-    made = Session(Lcg(1).bytes, True)
+    made = Session(Lcg(1).bytes)
     made.sender.open_stream(TELEMETRY, next_seq)
     return made
 

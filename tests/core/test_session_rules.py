@@ -4,6 +4,7 @@ from world import Lcg
 
 from fleetnet import errors, events
 from fleetnet import frame as wire
+from fleetnet.acceptor import AcceptorSession
 from fleetnet.frame import MORE, SEQUENCED, encode_frame, split_datagram
 from fleetnet.handshake import Ending, Hello, Welcome
 from fleetnet.limits import LIVE_QUEUE
@@ -25,7 +26,7 @@ def hello_payload(nonce=b"nnnn", major=1, epoch=b"device-1", peer_epoch=b"", res
 
 
 def acceptor(datagram=True, epoch=None):
-    made = Session(random_bytes(), False, epoch)
+    made = AcceptorSession(random_bytes(), epoch)
     made.open_link(0, datagram)
     return made
 
@@ -40,7 +41,7 @@ def opened(datagram=True, **hello):
 
 
 def pair(datagram=True, window=64):
-    device = Session(random_bytes(2), True)
+    device = Session(random_bytes(2))
     device.open_link(0, datagram)
     server = acceptor(datagram)
     for data in device.data_to_send(0):
@@ -65,7 +66,7 @@ def closings(session):
 
 
 def test_welcome_with_another_nonce_is_ignored():
-    device = Session(random_bytes(), True)
+    device = Session(random_bytes())
     device.open_link(0, True)
     welcome = Welcome()
     welcome.epoch = b"server-1"

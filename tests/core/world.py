@@ -9,6 +9,7 @@ meets it); a stream link behaves like TLS (in order, until it is cut).
 import heapq
 
 from fleetnet import events
+from fleetnet.acceptor import AcceptorSession
 from fleetnet.frame import MORE
 from fleetnet.handshake import Hello, Welcome
 from fleetnet.session import CLOSING, DOWN, GREETING, OPEN, OVER, Session
@@ -108,7 +109,7 @@ class World:
 
     def new_device(self, epoch=None, unacknowledged=None, next_seqs=None):
         """Boot the device: with nothing, or with what its spool kept."""
-        self.device = Session(self.random.bytes, True, epoch)
+        self.device = Session(self.random.bytes, epoch)
         for stream in (2, 3):
             first = (next_seqs or {}).get(stream, self._first_seq)
             waiting = [m for m in (unacknowledged or []) if m[0] == stream]
@@ -178,8 +179,8 @@ class World:
             self.cut()
 
     def _accept(self):
-        self.server = Session(
-            self.random.bytes, False, wall_ms=lambda: 1_700_000_000_000 + self.time
+        self.server = AcceptorSession(
+            self.random.bytes, wall_ms=lambda: 1_700_000_000_000 + self.time
         )
         self.server.open_link(self.now(), self.link.datagram)
         self.server_generation = self.generation

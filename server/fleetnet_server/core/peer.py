@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from fleetnet import errors, events
 from fleetnet import frame as wire
+from fleetnet.acceptor import AcceptorSession
 from fleetnet.errors import FleetError
 from fleetnet.handshake import Hello, Welcome
 from fleetnet.ports import port
-from fleetnet.session import DOWN, OPEN, OVER, Session
+from fleetnet.session import DOWN, OPEN, OVER
 from fleetnet.ticks import ticks_diff
 from fleetnet_server.core.transport import Transport
 from fleetnet_server.errors import StoreUnavailable
@@ -56,8 +57,8 @@ class Peer:
         self._afterlife = False
         self._boot = 0
         self._boot_offset = 0
-        self._session = Session(
-            os.urandom, False, max_frame=sessions.max_frame, wall_ms=port.unix_ms
+        self._session = AcceptorSession(
+            os.urandom, max_frame=sessions.max_frame, wall_ms=port.unix_ms
         )
         self._session.open_link(port.ticks(), transport.datagram)
         self._arm(port.ticks())

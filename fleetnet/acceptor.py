@@ -1,0 +1,88 @@
+"""The accepting half of a session: for the back-end and for a hub.
+
+A device that only connects never imports this. docs/protocol.md section 4 has the states
+and transitions as tables.
+"""
+
+from fleetnet import frame as wire
+from fleetnet import limits
+from fleetnet.errors import VERSION, ProtocolError
+from fleetnet.events import HelloReceived
+from fleetnet.handshake import VERSION_MAJOR, Ending, Hello, Welcome, decode_hello
+from fleetnet.session import GREETING, Session
+
+
+class AcceptorSession(Session):
+    """A Session that waits for HELLO and decides on it.
+
+    The owner answers the event HelloReceived with ``welcome`` or ``refuse``.
+    """
+
+    initiator = False
+
+    def _greet(self, hello: Hello, now: int) -> None:
+        """The initiator speaks first."""
+
+    def welcome(self, welcome: Welcome, hello: Hello, durable: "dict[int, int]", now: int) -> None:
+        """Accept the HELLO that the last HelloReceived carried.
+
+        Args:
+            welcome: session_id, window, keepalive_ms, ack_delay_ms, rate, capabilities
+                and unix_ms are yours; the session fills in the rest.
+            durable: stream -> last durable sequence of this device in hello.epoch.
+        """
+        if self.state != GREETING:
+            return  # the link ended while the owner was deciding
+        self.peer_epoch = b""
+        self._fill(welcome)
+        welcome.nonce = hello.nonce
+        welcome.peer_epoch = self.peer_epoch = hello.epoch
+        self.receiver.window = welcome.window
+        self.receiver.ack_delay_ms = welcome.ack_delay_ms
+        self.receiver.start(durable, hello.streams)
+        welcome.resume = self.receiver.resume_points()
+        welcome.capabilities &= hello.capabilities
+        try:
+            if hello.peer_epoch == self.epoch:
+                self._resume(hello.resume, limits.WINDOW)
+        except ProtocolError as error:
+            self._fail(error.reason, str(error))
+            return
+        self._link.say(wire.WELCOME, welcome.to_payload())
+        self._link.answer = self._link.control[-1]
+        self._open(welcome, now)
+
+    def refuse(self, reason: int, retry_after_ms: int = 0, detail: str = "") -> None:
+        """Do not accept the device; the link ends after this frame."""
+        if self.state != GREETING:
+            return
+        ending = Ending(reason, retry_after_ms, detail)
+        self._link.clear()
+        self._link.say(wire.REFUSE, ending.to_payload())
+        self._link.answer = self._link.control[-1]
+        self._finish(ending, False)
+
+    def _receive_greeting(self, kind: int, payload: bytes, now: int) -> None:
+        if kind != wire.HELLO:
+            self._refuse_early(kind)
+            return
+        hello = decode_hello(payload)
+        if self._link.nonce == hello.nonce:
+            return  # repeated while the owner decides
+        if self._link.nonce:
+            raise ProtocolError("second HELLO on one link")
+        self._link.nonce = hello.nonce
+        if hello.version[0] != VERSION_MAJOR:
+            self.refuse(VERSION, 0, "this end speaks version %d" % VERSION_MAJOR)
+            return
+        self._link.keepalive.wait_for_owner(now)
+        self._events.append(HelloReceived(hello))
+
+    def _receive_control(self, kind: int, payload: bytes, now: int) -> None:
+        if kind != wire.HELLO:
+            super()._receive_control(kind, payload, now)
+            return
+        # Its answer was lost; the nonce tells a repetition from a second session.
+        if decode_hello(payload).nonce != self._link.nonce:
+            raise ProtocolError("second HELLO on one link")
+        self._link.control.append(self._link.answer)
