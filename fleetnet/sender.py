@@ -21,6 +21,10 @@ _HELD = 2  # the peer has it, perhaps only in memory: do not resend, do not forg
 # Frames overtaken by this many later ones are lost (RFC 9002 section 6.1.1).
 _REORDERING = 3
 
+# On a stream link nothing is sent again, but so long without news is worth a PING: a TCP
+# peer that vanished, or our own new address, shows no other way for minutes.
+_STALL_MS = 5_000
+
 # Bytes in flight on a datagram link (RFC 9002 section 7.2): four datagrams to begin with,
 # two after losses, a whole window at most.
 _INITIAL_FLIGHT = 4 * limits.DATAGRAM_PAYLOAD
@@ -189,8 +193,8 @@ class Sender:
         encoded = encode_frame(frame.kind, frame.flags, frame.seq, frame.payload)
         frame.size = len(encoded)
         self.in_flight += frame.size
-        if self._datagram and self.timer is None:
-            self.timer = ticks_add(now, self.rtt.rto_ms())
+        if self.timer is None:
+            self.timer = ticks_add(now, self.rtt.rto_ms() if self._datagram else _STALL_MS)
         return encoded
 
     def acknowledge(self, number: int, cum: int, bitmap: bytes, now: int) -> bool:
@@ -214,6 +218,8 @@ class Sender:
                 newest, news = self._hold(stream, frame, newest, news)
         if news and self._datagram:
             self._after_news(newest, news, now)
+        elif news:
+            self.timer = ticks_add(now, _STALL_MS) if self.in_flight else None
         return advanced
 
     def _hold(
@@ -279,7 +285,10 @@ class Sender:
         self.in_flight -= frame.size
 
     def handle_timer(self, now: int) -> None:
-        """The timeout fired: everything in flight counts as lost."""
+        """The timeout fired: on a datagram link everything in flight counts as lost."""
+        if not self._datagram:
+            self.timer = ticks_add(now, _STALL_MS) if self.in_flight else None
+            return
         for stream in self._order:
             for frame in stream.frames:
                 if frame.state == _FLYING:

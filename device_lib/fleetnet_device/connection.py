@@ -17,8 +17,7 @@ from fleetnet_device.backoff import Backoff
 # A DTLS handshake that may fall back to TLS has this long: three flights lost in a row.
 _DTLS_MS = 6_000
 
-# After so long over TLS, DTLS is tried again; then twice as long, up to the second number.
-_RETURN_MS = 600_000
+# The longest wait over TLS for another try of DTLS.
 _LONGEST_RETURN_MS = 6 * 3_600_000
 
 
@@ -35,7 +34,7 @@ class Connection:
         return_ms: after so long over TLS, DTLS is tried again.
     """
 
-    def __init__(self, device: "DeviceCore", connect_ms: int, return_ms: int = _RETURN_MS):
+    def __init__(self, device: "DeviceCore", connect_ms: int, return_ms: int):
         self._device = device
         self._credentials = device.credentials
         self._connect_ms = connect_ms

@@ -40,6 +40,7 @@ class DeviceCore:
         bundle: "str | dict[str, Any]",
         outbox_bytes: int,
         connect_ms: int,
+        return_ms: int,
         spool: "str | None",
         spool_bytes: int,
         policy: str,
@@ -58,7 +59,7 @@ class DeviceCore:
             self._fragment = limits.MAX_FRAME_PAYLOAD
         self._outbox = Outbox(outbox_bytes)
         self.session = self._new_session()
-        self._connection = Connection(self, connect_ms)
+        self._connection = Connection(self, connect_ms, return_ms)
         self._renewing = False
         self._offered = 0
         self._tasks: "list[asyncio.Task[None]]" = []

@@ -43,6 +43,8 @@ class Device(DeviceCore):
         spool: folder on the flash for what RAM should not hold alone; None: RAM only.
         spool_bytes: ceiling of that folder's size.
         policy: what a full outbox gives up: "oldest" or "newest".
+        return_ms: transport "auto": after so long over TLS, DTLS is tried again; doubled each
+            time in vain, up to six hours.
 
     Attributes:
         state: "offline", "connecting", "online" or "refused".
@@ -64,8 +66,9 @@ class Device(DeviceCore):
         spool: "str | None" = None,
         spool_bytes: int = 262_144,
         policy: str = "oldest",
+        return_ms: int = 600_000,
     ):
-        super().__init__(bundle, outbox_bytes, connect_ms, spool, spool_bytes, policy)
+        super().__init__(bundle, outbox_bytes, connect_ms, return_ms, spool, spool_bytes, policy)
         self.sent = 0
         self._linger_ms = linger_ms
         self._batch = ReadingBatch(self._fragment, max_readings)

@@ -100,8 +100,11 @@ def test_a_stream_link_never_sends_twice():
     made = sender(False, 6)
     launched(made)
     made.acknowledge(3, 0, b"\x3e", 50)
-    assert made.timer is None and launched(made, 60_000) == []
-    assert made.resent == 0
+    assert made.timer == 5_050, "the first frame is still out: worth a question after 5 s"
+    made.handle_timer(5_050)
+    assert launched(made, 60_000) == [] and made.timer == 10_050
+    made.acknowledge(3, 6, b"", 6_000)
+    assert made.timer is None and made.resent == 0
 
 
 def test_what_the_peer_holds_is_neither_resent_nor_forgotten():

@@ -155,17 +155,22 @@ def test_silence_ends_the_acceptor():
     assert closings(server) == [errors.IDLE]
 
 
-def test_a_stalled_sender_asks_by_ping():
-    device, _ = pair()
-    device.send(3, 0x10, b"x")
-    device.data_to_send(10)
-    seen = []
-    now = 10
-    while now < 8_000 and wire.PING not in seen:
-        now = device.next_timer()
-        device.handle_timer(now)
-        seen = kinds(device.data_to_send(now))
-    assert now < 8_000, "PING waited for the keepalive"
+def test_a_stalled_sender_asks_by_ping_and_leaves_a_silent_link():
+    for datagram in (True, False):
+        device, _ = pair(datagram)
+        device.send(3, 0x10, b"x")
+        device.data_to_send(10)
+        seen = []
+        now = 10
+        while now < 8_000 and wire.PING not in seen:
+            now = device.next_timer()
+            device.handle_timer(now)
+            seen = kinds(device.data_to_send(now))
+        assert now < 8_000, "PING waited for the keepalive"
+        while device.state == OPEN:
+            now = device.next_timer()
+            device.handle_timer(now)
+        assert now < 14_000, "a link without answers is left within 15 s"
 
 
 def test_window_of_welcome_is_obeyed():
