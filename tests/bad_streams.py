@@ -162,6 +162,11 @@ class Pair:
         except OSError:
             self.end(reset=True)
 
+    def swallow(self) -> None:
+        """Let nothing through any more, and keep both sockets."""
+        for way in self._ways:
+            way.faults = StreamFaults(black_hole=True)
+
     def end(self, reset: bool) -> None:
         """Close both sockets, by RST or by FIN."""
         for way in self._ways:
@@ -217,6 +222,11 @@ class TcpProxy:
         """End every connection by RST."""
         for pair in list(self._pairs):
             pair.end(reset=True)
+
+    def swallow(self) -> None:
+        """Every connection goes dead without a word, as behind a NAT that forgot it."""
+        for pair in list(self._pairs):
+            pair.swallow()
 
     def forget(self, pair: Pair) -> None:
         self._pairs.discard(pair)

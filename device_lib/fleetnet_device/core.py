@@ -48,6 +48,8 @@ class DeviceCore:
         self.credentials = Credentials(bundle)
         self.name = self.credentials.name
         self.folder = self.credentials.folder
+        # Where parts keep what a reboot must not lose; "" for nowhere.
+        self.flash = (spool or self.folder).rstrip("/")
         self.state = OFFLINE
         self.acknowledged = 0
         self.connects = 0
@@ -80,6 +82,11 @@ class DeviceCore:
     def is_open(self) -> bool:
         """A session is open: messages flow."""
         return self.session.state == OPEN
+
+    @property
+    def link(self) -> str:
+        """The transport of the session, or of the next attempt: "dtls" or "tls"."""
+        return "dtls" if self._connection.datagram else "tls"
 
     # -- what parts call -------------------------------------------------------------
 

@@ -11,6 +11,7 @@ Waiting is polling for a condition under a deadline (``until``); no test sleeps 
 """
 
 import asyncio
+import glob
 import json
 import os
 import random
@@ -41,6 +42,15 @@ def runtimes() -> list[Interpreter | None]:
 def name_of(runtime: Interpreter | None) -> str:
     """A device name that tells who runs it."""
     return "cpython" if runtime is None else runtime.name.replace(".", "-")
+
+
+def faked_clock(clock: str) -> dict[str, str]:
+    """The environment in which a program believes that it is ``clock``."""
+    return {
+        "LD_PRELOAD": glob.glob("/usr/lib/*/faketime/libfaketime.so.1")[0],
+        "FAKETIME": clock,
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 def free_port() -> int:
@@ -168,23 +178,30 @@ class Fleet:
         seconds: int = 600,
         rate: int = 10,
         via: Address | None = None,
+        options: dict[str, object] | None = None,
+        clock: str = "",
     ) -> DeviceProcess:
         """Start a device program, and register the device when it is new.
 
+        ``options``: more arguments of Device. ``clock``: what libfaketime shall tell it.
         It sends 2 * ``rate`` readings a second until ``seconds`` are over or finish() is called.
         """
         bundle = self.folder / "devices" / name
         if not bundle.exists():
             self.add_device(name, transport, via)
         command = device_command(
-            runtime.path if runtime else None, str(bundle), str(seconds), str(rate)
+            runtime.path if runtime else None,
+            str(bundle),
+            str(seconds),
+            str(rate),
+            json.dumps(options or {}),
         )
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=device_environment(),
+            env=device_environment() | (faked_clock(clock) if clock else {}),
             start_new_session=True,
         )
         device = DeviceProcess(name, process)

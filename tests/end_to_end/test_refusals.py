@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from OpenSSL import SSL
 
+from end_to_end.fleet import faked_clock
 from fleetnet import errors
 from fleetnet.ports import port
 from fleetnet_server.app import Backend
@@ -79,9 +80,7 @@ async def run_device(
     command = [sys.executable if runtime is None else runtime.path]  # type: ignore[attr-defined]
     environment = device_environment()
     if clock is not None:
-        environment.update(
-            LD_PRELOAD=FAKETIME[0], FAKETIME=clock, FAKETIME_DONT_FAKE_MONOTONIC="1"
-        )
+        environment.update(faked_clock(clock))
     process = await asyncio.create_subprocess_exec(
         *command, str(PROGRAM), str(bundle), str(tries),
         env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

@@ -2,9 +2,12 @@
 
 Run by MicroPython and by CPython, by `fleetnet demo` and by the tests:
 
-    micropython device_main.py BUNDLE SECONDS RATE
+    micropython device_main.py BUNDLE SECONDS RATE [OPTIONS]
 
-Prints {"device", "state", "sent", "acknowledged", "dropped", "connects", "error"}; the
+OPTIONS: the arguments of Device as JSON, such as {"spool": "/spool"}.
+
+Prints {"device", "state", "sent", "acknowledged", "dropped", "connects", "link",
+"error"}; the
 last line has "done": true. Ends early, and cleanly, when its standard input is closed.
 """
 
@@ -25,6 +28,7 @@ def report(device: Device, done: bool = False) -> None:
         "acknowledged": device.acknowledged,
         "dropped": device.dropped,
         "connects": device.connects,
+        "link": device.link,
         "error": str(device.last_error or ""),
         "done": done,
     }
@@ -38,10 +42,10 @@ def is_told_to_stop(poller: "select.poll") -> bool:
     return False
 
 
-async def main(bundle: str, seconds: int, rate: int) -> None:
+async def main(bundle: str, seconds: int, rate: int, options: str) -> None:
     poller = select.poll()
     poller.register(sys.stdin, select.POLLIN)
-    device = Device(bundle)
+    device = Device(bundle, **json.loads(options))
     async with device:
         count = 0
         for _ in range(seconds):
@@ -58,4 +62,5 @@ async def main(bundle: str, seconds: int, rate: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    rest = sys.argv[4] if len(sys.argv) > 4 else "{}"
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), rest))
