@@ -76,7 +76,10 @@ class Connection:
                 continue
             gc.collect()
             pause_ms = self._backoff.after(lasted_ms, retry_after_ms, isinstance(error, Rejected))
-            await port.sleep_ms(1 if device.is_renewing() else pause_ms)
+            if device.is_renewing():
+                pause_ms = 1
+            device.progress(pause_ms)
+            await port.sleep_ms(pause_ms)
 
     def _fall_back(self, error: "Exception | None") -> bool:
         """Choose another way after one that did not open; True when it may be tried at once."""
@@ -98,7 +101,10 @@ class Connection:
         timeout_ms = self._connect_ms
         if self._is_auto and self.datagram:
             timeout_ms = min(timeout_ms, _DTLS_MS)
+        if self._credentials.network:
+            await device.part("network").up()
         gc.collect()
+        device.progress()  # the cryptography to come stops the loop for seconds
         context = self._credentials.context(self.datagram, await self._is_pinned())
         link = await open_link(
             server.host,

@@ -64,6 +64,7 @@ class DeviceCore:
         self._connection = Connection(self, connect_ms, return_ms)
         self._renewing = False
         self._offered = 0
+        self._is_started = False
         self._tasks: "list[asyncio.Task[None]]" = []
         self._parts: "dict[str, Any]" = {}
         self._by_kind: "dict[int, Any]" = {}
@@ -108,6 +109,20 @@ class DeviceCore:
             if self.is_open and part.capability & ~self._offered:
                 self.renew()
         return part
+
+    def loaded(self, name: str) -> "Any":
+        """Return a part that is in use, None for others."""
+        return self._parts.get(name)
+
+    def progress(self, pause_ms: int = 0) -> None:
+        """The connection lives: tell the watchdog, if there is one.
+
+        Args:
+            pause_ms: how long nothing will be heard of it, on purpose.
+        """
+        watchdog = self._parts.get("watchdog")
+        if watchdog is not None:
+            watchdog.progress(pause_ms)
 
     def put(self, stream: int, kind: int, payload: bytes, readings: int = 0) -> None:
         """Queue a message that must arrive; ``readings``: what it counts for."""
@@ -193,6 +208,7 @@ class DeviceCore:
 
     def on_event(self, event: object) -> None:
         """Take an event of the session."""
+        self.progress()
         if isinstance(event, Delivered):
             self.acknowledged += self._outbox.delivered(event.stream, event.seq)
             self._outbox.feed(self.session)

@@ -1,13 +1,14 @@
 """A device's bundle: config.json and three DER files in one folder.
 
     config.json  {"name", "host", "tls_port", "dtls_port", "server_hostname", "transport",
-                  "servers", "pins", "ntp", "made_ms"}
+                  "servers", "pins", "ntp", "network", "made_ms"}
     cert.der, key.der, ca.der
 
 ``transport`` is "auto" (DTLS, and TLS where UDP does not pass), "dtls" or "tls".
 ``servers`` (optional) lists more servers, objects with host, ports and server_hostname.
 ``pins`` (optional) are SHA-256 of the public keys that the server has or will have, in
-hexadecimal; ``ntp`` (optional) names a time server; ``made_ms`` is when the bundle was made.
+hexadecimal; ``ntp`` (optional) names a time server; ``network`` (optional) is for network.py;
+``made_ms`` is when the bundle was made.
 
 `fleetnet device add` makes it. A dict with the same keys, and bytes under "cert", "key" and
 "ca", serves as well.
@@ -78,6 +79,7 @@ class Credentials:
             )
         self.pins: "list[str]" = config.get("pins") or []
         self.ntp: str = config.get("ntp") or ""
+        self.network: "dict[str, Any]" = config.get("network") or {}
         self.made_ms: int = config.get("made_ms") or 0
         self._made_for: "tuple[bool, bool] | None" = None
         self._context: "Context | None" = None

@@ -136,6 +136,20 @@ class Device(DeviceCore):
         self.put(EVENTS, EVENT, encode_event(name, value, time_ms, boot), 1)
         self.sent += 1
 
+    def every(self, period_ms: int) -> "Callable[[Any], Any]":
+        """Decorate a function whose {channel: value} is sent every ``period_ms``.
+
+        Sampling begins with the loop's next turn; see sampler.py.
+        """
+        from fleetnet_device.sampler import Sampler
+
+        def decorate(read: "Callable[[], Any]") -> "Sampler":
+            sampler = Sampler(self, period_ms, read)
+            self.spawn(sampler.run())
+            return sampler
+
+        return decorate
+
     def command(self, name: "str | None" = None) -> "Callable[[Any], Any]":
         """Decorate a function that the back-end may call; see commands.py.
 
@@ -177,19 +191,17 @@ class Device(DeviceCore):
 
     async def start(self) -> None:
         """Begin to connect; returns at once."""
-        if not self._tasks:
-            self._tasks = [
-                asyncio.create_task(self._connection.run()),
-                asyncio.create_task(self._seal_in_time()),
-                asyncio.create_task(self._poll_outbox()),
-            ]
+        if not self._is_started:
+            self._is_started = True
+            for work in (self._connection.run(), self._seal_in_time(), self._poll_outbox()):
+                self.spawn(work)
 
     async def stop(self, timeout_ms: int = _STOP_MS) -> None:
         """Flush within ``timeout_ms``, say BYE, and disconnect.
 
         Also waits, as long, for a connection that is still being made.
         """
-        if self._tasks and self.state != REFUSED:
+        if self._is_started and self.state != REFUSED:
             await self.flush(timeout_ms)
         if self.is_open:
             self.session.bye(port.ticks())
@@ -201,6 +213,7 @@ class Device(DeviceCore):
             task.cancel()
         await asyncio.sleep(0)
         self._tasks = []
+        self._is_started = False
         self.state = OFFLINE
 
     async def __aenter__(self) -> "Device":
