@@ -1,0 +1,140 @@
+"""Readings that devices send now or never: the latest of each channel, and who watches.
+
+They are neither acknowledged nor stored (docs/protocol.md section 3.2). A watcher that is
+slow loses the oldest and is told how many.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from fleetnet.events import Received
+from fleetnet.frame import READINGS
+from fleetnet.handshake import Hello
+from fleetnet_server.core.bodies import Message, decode_readings, inspect_body
+
+if TYPE_CHECKING:
+    from fleetnet_server.core.peer import Peer
+
+# A device with more channels than this shows the last 64 that it sent.
+_CHANNELS = 64
+
+# What one slow watcher may have waiting.
+_WAITING = 1024
+
+
+class LiveReading(NamedTuple):
+    """One best-effort reading; ``unix_ms`` is of its arrival while the device has no date."""
+
+    device: str
+    channel: str
+    unix_ms: int
+    value: Any
+
+
+class Watcher:
+    """An async iterator over live readings from its making on; ``close`` ends it.
+
+    Attributes:
+        dropped: readings that it was too slow for.
+    """
+
+    def __init__(self, live: "LiveReadings"):
+        self._live = live
+        self._waiting: deque[LiveReading] = deque()
+        self._news = asyncio.Event()
+        self._is_closed = False
+        self.dropped = 0
+
+    def put(self, reading: LiveReading) -> None:
+        """Keep a reading for the watcher; the oldest gives way."""
+        if len(self._waiting) >= _WAITING:
+            self._waiting.popleft()
+            self.dropped += 1
+        self._waiting.append(reading)
+        self._news.set()
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._is_closed = True
+        self._live.forget(self)
+        self._news.set()
+
+    def __aiter__(self) -> AsyncIterator[LiveReading]:
+        return self
+
+    async def __anext__(self) -> LiveReading:
+        while not self._waiting:
+            if self._is_closed:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._waiting.popleft()
+
+
+class LiveReadings:
+    """The Service for best-effort READINGS.
+
+    Attributes:
+        received_count, refused: counters; a body that breaks the rules is refused.
+    """
+
+    capability = 0
+    kinds: frozenset[int] = frozenset()
+    live_kinds = frozenset((READINGS,))
+
+    def __init__(self) -> None:
+        self.received_count = 0
+        self.refused = 0
+        self._latest: dict[str, dict[str, LiveReading]] = {}
+        self._watchers: set[Watcher] = set()
+
+    def watch(self) -> Watcher:
+        """Return an iterator over what arrives from now on."""
+        watcher = Watcher(self)
+        self._watchers.add(watcher)
+        return watcher
+
+    def forget(self, watcher: Watcher) -> None:
+        """See Watcher.close."""
+        self._watchers.discard(watcher)
+
+    def latest(self, device: str) -> dict[str, LiveReading]:
+        """Return channel -> newest live reading of a device that is connected."""
+        return dict(self._latest.get(device, {}))
+
+    def opened(self, peer: "Peer", hello: Hello) -> None:
+        """See Service."""
+
+    def received(self, peer: "Peer", event: Received) -> None:
+        """See Service."""
+        now = int(time.time() * 1000)
+        found = inspect_body(READINGS, event.payload, peer.boot_offset, now)
+        if found.problem is not None:
+            self.refused += 1
+            return
+        base_ms, boot, channels, items = decode_readings(event.payload)
+        offset = peer.boot_offset(boot) if boot else 0
+        known = self._latest.setdefault(peer.name, {})
+        for index, dt_ms, value in items:
+            unix_ms = now if offset is None else base_ms + offset + dt_ms
+            decoded = msgspec.json.decode(value)
+            reading = LiveReading(peer.name, channels[index], unix_ms, decoded)
+            known.pop(reading.channel, None)
+            known[reading.channel] = reading
+            if len(known) > _CHANNELS:
+                del known[next(iter(known))]
+            self.received_count += 1
+            for watcher in self._watchers:
+                watcher.put(reading)
+
+    def durable(self, peer: "Peer", message: Message) -> None:
+        """See Service; nothing of this service is stored."""
+
+    def closed(self, peer: "Peer") -> None:
+        """See Service."""
+        self._latest.pop(peer.name, None)
