@@ -39,6 +39,10 @@ class Settings(BaseSettings):
     handshake_timeout_s: float = Field(10.0, gt=0, le=120)
     max_handshakes: int = Field(1000, ge=1, description="handshakes under way at once")
     keepalive_s: float = Field(60.0, ge=1, le=86_400, description="what devices are asked for")
+    dtls_keepalive_s: float = Field(
+        25.0, ge=1, le=86_400, description="over DTLS: routers forget idle UDP after 30 s"
+    )
+    max_blob_bytes: int = Field(64 << 20, ge=1024, description="larger blobs are refused")
 
     @classmethod
     def settings_customise_sources(

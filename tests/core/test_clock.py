@@ -1,5 +1,7 @@
 """The device's clock: own time, the server's, or the uptime of a numbered boot."""
 
+import sys
+
 from fleetnet.ticks import PERIOD
 from fleetnet_device.clock import Clock
 
@@ -62,3 +64,54 @@ def test_a_good_clock_is_kept_and_a_bad_one_corrected():
     assert clock.stamp() == (1_700_000_000_000, 0)
     clock.learn(1_700_000_009_000)
     assert clock.stamp() == (1_700_000_009_000, 0)
+
+
+def test_a_clock_before_its_bundle_is_not_believed():
+    floor = 1_790_000_000_000
+    port = Runtime(wall_ms=floor - 1)
+    clock = Clock(port, floor)
+    assert clock.own_ms() == 0 and clock.unix_ms() == 0
+    assert clock.stamp()[1] == clock.boot
+    port.wall_ms = floor
+    assert clock.own_ms() == floor and clock.stamp() == (floor, 0)
+
+
+def test_server_time_is_known_apart_from_the_own():
+    port = Runtime(wall_ms=1_800_000_000_000)
+    clock = Clock(port)
+    assert clock.server_ms() == 0
+    clock.learn(1_800_000_001_500)  # within 2 s: our clock stays, the server's is known
+    assert clock.unix_ms() == 1_800_000_000_000
+    assert clock.server_ms() == 1_800_000_001_500
+    port.now += 250
+    assert clock.server_ms() == 1_800_000_001_750
+
+
+class Rtc:
+    """In place of machine.RTC, which no unix port has."""
+
+    sets = []
+
+    def datetime(self, fields):
+        Rtc.sets.append(fields)
+
+
+class Machine:
+    RTC = Rtc
+
+
+def test_the_board_clock_is_set_once_the_server_has_spoken():
+    sys.modules["machine"] = Machine
+    try:
+        Rtc.sets = []
+        port = Runtime()
+        clock = Clock(port, 1_790_000_000_000)
+        assert clock.assume_floor() and len(Rtc.sets) == 1
+        clock.learn(1_800_000_000_000)
+        assert Rtc.sets[-1][:7] == (2027, 1, 15, 4, 8, 0, 0), Rtc.sets
+        port.wall_ms = 1_800_000_000_000
+        clock.learn(1_800_000_000_900)
+        assert len(Rtc.sets) == 2, "a clock that is right is left alone"
+        assert not clock.assume_floor()
+    finally:
+        del sys.modules["machine"]
