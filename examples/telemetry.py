@@ -1,4 +1,4 @@
-"""A device in six lines: MicroPython or CPython, with the bundle in /fleetnet."""
+"""A device in six lines: MicroPython or CPython, with the bundle in the folder `bundle`."""
 
 import asyncio
 import random
@@ -15,4 +15,4 @@ async def main(bundle):
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "/fleetnet"))
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "bundle"))

@@ -1,6 +1,6 @@
 """fleetnet_device: what a camera imports.
 
-    async with Device("/fleetnet") as device:
+    async with Device("bundle") as device:
         await device.send("temperature", 21.5)
 """
 

