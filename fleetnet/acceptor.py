@@ -5,10 +5,11 @@ and transitions as tables.
 """
 
 from fleetnet import frame as wire
-from fleetnet import limits
+from fleetnet import limits, tags
 from fleetnet.errors import VERSION, ProtocolError
 from fleetnet.events import HelloReceived
-from fleetnet.handshake import VERSION_MAJOR, Ending, Hello, Welcome, decode_hello
+from fleetnet.fields import FieldReader, FieldWriter
+from fleetnet.handshake import TIME_BYTES, VERSION_MAJOR, Ending, Hello, Welcome
 from fleetnet.session import GREETING, Session
 
 
@@ -48,7 +49,7 @@ class AcceptorSession(Session):
         except ProtocolError as error:
             self._fail(error.reason, str(error))
             return
-        self._link.say(wire.WELCOME, welcome.to_payload())
+        self._link.say(wire.WELCOME, encode_welcome(welcome))
         self._link.answer = self._link.control[-1]
         self._open(welcome, now)
 
@@ -86,3 +87,29 @@ class AcceptorSession(Session):
         if decode_hello(payload).nonce != self._link.nonce:
             raise ProtocolError("second HELLO on one link")
         self._link.control.append(self._link.answer)
+
+
+def encode_welcome(welcome: Welcome) -> bytes:
+    """Return the payload of WELCOME."""
+    out = FieldWriter()
+    welcome.put_common(out)
+    out.put_bytes(tags.SESSION_ID, welcome.session_id)
+    out.put_int(tags.WINDOW, welcome.window)
+    out.put_int(tags.KEEPALIVE_MS, welcome.keepalive_ms)
+    out.put_int(tags.ACK_DELAY_MS, welcome.ack_delay_ms)
+    if welcome.rate:
+        out.put_int(tags.RATE, welcome.rate)
+    return out.to_payload()
+
+
+def decode_hello(payload: bytes) -> Hello:
+    """Read HELLO. Raises ProtocolError, nothing else. Version is left to the session."""
+    fields = FieldReader(payload)
+    hello = Hello()
+    hello.take_common(fields)
+    hello.codecs = fields.get_bytes(tags.CODECS)
+    hello.software = fields.get_text(tags.SOFTWARE)
+    hello.boot = fields.get_int(tags.BOOT)
+    hello.uptime_ms = fields.get_int(tags.UPTIME_MS, 0, TIME_BYTES)
+    hello.config_version = fields.get_int(tags.CONFIG_VERSION)
+    return hello

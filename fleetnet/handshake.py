@@ -4,7 +4,7 @@ The device speaks first: a MicroPython TLS client that reads before it writes ne
 its ClientHello. Source: docs/protocol.md section 4.
 """
 
-from fleetnet import limits
+from fleetnet import limits, tags
 from fleetnet.errors import LIMIT, VERSION, ProtocolError
 from fleetnet.fields import FieldReader, FieldWriter
 from fleetnet.varint import put_varint, take_varint
@@ -21,30 +21,8 @@ CAN_RELAY = 0x08
 EPOCH_SIZE = 8
 NONCE_SIZE = 4
 
-_VERSION = 1
-_CAPABILITIES = 2
-_MAX_FRAME = 3
-_EPOCH = 4
-_STREAMS = 5
-_PEER_EPOCH = 6
-_RESUME = 7
-_NONCE = 8
-_UNIX_MS = 9
-_CODECS = 10
-_SOFTWARE = 11
-_BOOT = 12
-_UPTIME_MS = 13
-_SESSION_ID = 14
-_WINDOW = 15
-_KEEPALIVE_MS = 16
-_ACK_DELAY_MS = 17
-_RATE = 18
-_REASON = 19
-_RETRY_AFTER_MS = 20
-_DETAIL = 21
-
 # A unix time in ms fits six varint bytes until the year 2109.
-_TIME_BYTES = 7
+TIME_BYTES = 7
 
 
 def _put_pairs(streams: "dict[int, tuple[int, int]]") -> bytearray:
@@ -119,37 +97,39 @@ class Greeting:
         self.nonce = b""
         self.unix_ms = 0
 
-    def _put(self, out: FieldWriter) -> None:
-        out.put_bytes(_VERSION, bytes(self.version))
-        out.put_int(_CAPABILITIES, self.capabilities)
-        out.put_int(_MAX_FRAME, self.max_frame)
-        out.put_bytes(_EPOCH, self.epoch)
+    def put_common(self, out: FieldWriter) -> None:
+        """Put the fields that both greetings have."""
+        out.put_bytes(tags.VERSION, bytes(self.version))
+        out.put_int(tags.CAPABILITIES, self.capabilities)
+        out.put_int(tags.MAX_FRAME, self.max_frame)
+        out.put_bytes(tags.EPOCH, self.epoch)
         if self.streams:
-            out.put_bytes(_STREAMS, _put_pairs(self.streams))
+            out.put_bytes(tags.STREAMS, _put_pairs(self.streams))
         if self.peer_epoch:
-            out.put_bytes(_PEER_EPOCH, self.peer_epoch)
-            out.put_bytes(_RESUME, _put_resume(self.resume))
-        out.put_bytes(_NONCE, self.nonce)
+            out.put_bytes(tags.PEER_EPOCH, self.peer_epoch)
+            out.put_bytes(tags.RESUME, _put_resume(self.resume))
+        out.put_bytes(tags.NONCE, self.nonce)
         if self.unix_ms:
-            out.put_int(_UNIX_MS, self.unix_ms)
+            out.put_int(tags.UNIX_MS, self.unix_ms)
 
-    def _take(self, fields: FieldReader) -> None:
-        version = fields.get_bytes(_VERSION, size=2)
+    def take_common(self, fields: FieldReader) -> None:
+        """Take the fields that both greetings have. Raises ProtocolError."""
+        version = fields.get_bytes(tags.VERSION, size=2)
         if not version:
             raise ProtocolError("greeting without a version")
         self.version = (version[0], version[1])
-        self.capabilities = fields.get_int(_CAPABILITIES)
-        self.max_frame = fields.get_int(_MAX_FRAME)
+        self.capabilities = fields.get_int(tags.CAPABILITIES)
+        self.max_frame = fields.get_int(tags.MAX_FRAME)
         if not 256 <= self.max_frame <= limits.ABSOLUTE_FRAME_PAYLOAD:
             raise ProtocolError("max frame %d B is not 256..65535" % self.max_frame, LIMIT)
-        self.epoch = fields.get_bytes(_EPOCH, size=EPOCH_SIZE)
-        self.nonce = fields.get_bytes(_NONCE, size=NONCE_SIZE)
+        self.epoch = fields.get_bytes(tags.EPOCH, size=EPOCH_SIZE)
+        self.nonce = fields.get_bytes(tags.NONCE, size=NONCE_SIZE)
         if not self.epoch or not self.nonce:
             raise ProtocolError("greeting without epoch or nonce")
-        self.streams = _take_pairs(fields.get_bytes(_STREAMS))
-        self.peer_epoch = fields.get_bytes(_PEER_EPOCH, size=EPOCH_SIZE)
-        self.resume = _take_resume(fields.get_bytes(_RESUME))
-        self.unix_ms = fields.get_int(_UNIX_MS, 0, _TIME_BYTES)
+        self.streams = _take_pairs(fields.get_bytes(tags.STREAMS))
+        self.peer_epoch = fields.get_bytes(tags.PEER_EPOCH, size=EPOCH_SIZE)
+        self.resume = _take_resume(fields.get_bytes(tags.RESUME))
+        self.unix_ms = fields.get_int(tags.UNIX_MS, 0, TIME_BYTES)
 
 
 class Hello(Greeting):
@@ -159,10 +139,12 @@ class Hello(Greeting):
         codecs: content-format numbers (IANA CoAP) it can read.
         software: library and firmware, for people.
         boot: random number of this boot, 1 .. 2**30-1; uptime_ms: ms since that boot.
+        config_version: of the configuration it runs with; 0: none.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.config_version = 0
         self.codecs = b""
         self.software = ""
         self.boot = 0
@@ -170,11 +152,13 @@ class Hello(Greeting):
 
     def to_payload(self) -> bytes:
         out = FieldWriter()
-        self._put(out)
-        out.put_bytes(_CODECS, self.codecs)
-        out.put_text(_SOFTWARE, self.software)
-        out.put_int(_BOOT, self.boot)
-        out.put_int(_UPTIME_MS, self.uptime_ms)
+        self.put_common(out)
+        out.put_bytes(tags.CODECS, self.codecs)
+        out.put_text(tags.SOFTWARE, self.software)
+        out.put_int(tags.BOOT, self.boot)
+        out.put_int(tags.UPTIME_MS, self.uptime_ms)
+        if self.config_version:
+            out.put_int(tags.CONFIG_VERSION, self.config_version)
         return out.to_payload()
 
 
@@ -197,40 +181,17 @@ class Welcome(Greeting):
         self.ack_delay_ms = 100
         self.rate = 0
 
-    def to_payload(self) -> bytes:
-        out = FieldWriter()
-        self._put(out)
-        out.put_bytes(_SESSION_ID, self.session_id)
-        out.put_int(_WINDOW, self.window)
-        out.put_int(_KEEPALIVE_MS, self.keepalive_ms)
-        out.put_int(_ACK_DELAY_MS, self.ack_delay_ms)
-        if self.rate:
-            out.put_int(_RATE, self.rate)
-        return out.to_payload()
-
-
-def decode_hello(payload: bytes) -> Hello:
-    """Read HELLO. Raises ProtocolError, nothing else. Version is left to the session."""
-    fields = FieldReader(payload)
-    hello = Hello()
-    hello._take(fields)
-    hello.codecs = fields.get_bytes(_CODECS)
-    hello.software = fields.get_text(_SOFTWARE)
-    hello.boot = fields.get_int(_BOOT)
-    hello.uptime_ms = fields.get_int(_UPTIME_MS, 0, _TIME_BYTES)
-    return hello
-
 
 def decode_welcome(payload: bytes) -> Welcome:
     """Read WELCOME. Raises ProtocolError, nothing else."""
     fields = FieldReader(payload)
     welcome = Welcome()
-    welcome._take(fields)
-    welcome.session_id = fields.get_bytes(_SESSION_ID)
-    welcome.window = fields.get_int(_WINDOW, limits.WINDOW)
-    welcome.keepalive_ms = fields.get_int(_KEEPALIVE_MS, 60_000)
-    welcome.ack_delay_ms = fields.get_int(_ACK_DELAY_MS, 100)
-    welcome.rate = fields.get_int(_RATE)
+    welcome.take_common(fields)
+    welcome.session_id = fields.get_bytes(tags.SESSION_ID)
+    welcome.window = fields.get_int(tags.WINDOW, limits.WINDOW)
+    welcome.keepalive_ms = fields.get_int(tags.KEEPALIVE_MS, 60_000)
+    welcome.ack_delay_ms = fields.get_int(tags.ACK_DELAY_MS, 100)
+    welcome.rate = fields.get_int(tags.RATE)
     if not 1_000 <= welcome.keepalive_ms <= 86_400_000 or welcome.ack_delay_ms > 10_000:
         raise ProtocolError("keepalive or acknowledgement delay out of range")
     if welcome.window > limits.MAX_WINDOW:
@@ -258,11 +219,11 @@ class Ending:
 
     def to_payload(self) -> bytes:
         out = FieldWriter()
-        out.put_int(_REASON, self.reason)
+        out.put_int(tags.REASON, self.reason)
         if self.retry_after_ms:
-            out.put_int(_RETRY_AFTER_MS, self.retry_after_ms)
+            out.put_int(tags.RETRY_AFTER_MS, self.retry_after_ms)
         if self.detail:
-            out.put_text(_DETAIL, self.detail)
+            out.put_text(tags.DETAIL, self.detail)
         return out.to_payload()
 
 
@@ -270,5 +231,5 @@ def decode_ending(payload: bytes) -> Ending:
     """Read REFUSE or BYE. Raises ProtocolError, nothing else."""
     fields = FieldReader(payload)
     # Ticks compare over 6 days only; a longer exile is nobody's business.
-    retry_after_ms = min(fields.get_int(_RETRY_AFTER_MS), limits.MAX_RETRY_AFTER_MS)
-    return Ending(fields.get_int(_REASON), retry_after_ms, fields.get_text(_DETAIL))
+    retry_after_ms = min(fields.get_int(tags.RETRY_AFTER_MS), limits.MAX_RETRY_AFTER_MS)
+    return Ending(fields.get_int(tags.REASON), retry_after_ms, fields.get_text(tags.DETAIL))

@@ -4,7 +4,7 @@ from world import Lcg
 
 from fleetnet import errors, events
 from fleetnet import frame as wire
-from fleetnet.acceptor import AcceptorSession
+from fleetnet.acceptor import AcceptorSession, encode_welcome
 from fleetnet.frame import MORE, SEQUENCED, encode_frame, split_datagram
 from fleetnet.handshake import Ending, Hello, Welcome
 from fleetnet.limits import LIVE_QUEUE
@@ -72,7 +72,7 @@ def test_welcome_with_another_nonce_is_ignored():
     welcome.epoch = b"server-1"
     welcome.nonce = b"????"
     welcome.peer_epoch = device.epoch
-    device.receive_data(encode_frame(wire.WELCOME, 0, 0, welcome.to_payload()), 0)
+    device.receive_data(encode_frame(wire.WELCOME, 0, 0, encode_welcome(welcome)), 0)
     assert device.state == GREETING and not device.take_events()
 
 

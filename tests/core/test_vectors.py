@@ -3,10 +3,12 @@
 import json
 import sys
 
+from fleetnet.acceptor import decode_hello, encode_welcome
+from fleetnet import commands
 from fleetnet.acks import decode_ack, decode_forward, encode_forward, put_ack
 from fleetnet.errors import ProtocolError
 from fleetnet.frame import FrameSplitter, decode_frame, encode_frame, split_datagram
-from fleetnet.handshake import decode_ending, decode_hello, decode_welcome
+from fleetnet.handshake import decode_ending, decode_welcome
 from fleetnet.varint import put_varint
 
 FOLDER = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."
@@ -17,7 +19,7 @@ with open(FOLDER + "/vectors.json") as source:
     VECTORS = json.load(source)
 
 GREETING = ("version", "capabilities", "max_frame", "epoch", "peer_epoch", "nonce", "unix_ms")
-HELLO = ("codecs", "software", "boot", "uptime_ms")
+HELLO = ("codecs", "software", "boot", "uptime_ms", "config_version")
 WELCOME = ("session_id", "window", "keepalive_ms", "ack_delay_ms", "rate")
 ENDING = ("reason", "retry_after_ms", "detail")
 
@@ -50,7 +52,7 @@ def read(kind, payload):
         return greeting_values(hello, HELLO), hello.to_payload()
     if kind == "WELCOME":
         welcome = decode_welcome(payload)
-        return greeting_values(welcome, WELCOME), welcome.to_payload()
+        return greeting_values(welcome, WELCOME), encode_welcome(welcome)
     if kind == "ENDING":
         ending = decode_ending(payload)
         return values_of(ending, ENDING), ending.to_payload()
@@ -65,6 +67,15 @@ def read(kind, payload):
         put_ack(out, number, durable, bitmap)
     rows = [[number, durable, plain(bitmap)] for number, durable, bitmap in entries]
     return {"window": window, "entries": rows}, bytes(out)
+
+
+BODIES = {
+    "CALL": (commands.decode_call, commands.encode_call),
+    "RESULT": (commands.decode_result, commands.encode_result),
+    "CONFIG": (commands.decode_config, commands.encode_config),
+    "CONFIG_STATE": (commands.decode_config_state, commands.encode_config_state),
+    "LOG": (commands.decode_log, commands.encode_log),
+}
 
 
 def refuses(action):
@@ -139,3 +150,17 @@ def test_refused_payloads():
     for vector in VECTORS["refused_payloads"]:
         payload = bytes.fromhex(vector["hex"])
         assert refuses(lambda: read(vector["type"], payload)), vector["name"]
+
+
+def test_json_bodies_decode_and_encode_to_the_same_text():
+    for vector in VECTORS["bodies"]:
+        decode, encode = BODIES[vector["type"]]
+        values = list(decode(vector["text"].encode()))
+        assert values == vector["values"], (vector["name"], values)
+        assert encode(*values) == vector["text"].encode(), vector["name"]
+
+
+def test_refused_json_bodies():
+    for vector in VECTORS["refused_bodies"]:
+        decode = BODIES[vector["type"]][0]
+        assert refuses(lambda: decode(vector["text"].encode())), vector["name"]

@@ -23,6 +23,12 @@ def test_constants_of_other_modules() -> None:
     assert "from p.a import text" in text and "x = [1, 3, 3, text, a.text]" in text
 
 
+def test_a_module_of_numbers_only_is_not_imported() -> None:
+    user = "from p import a\nfrom p import c\nx = [a.ONE, c.f()]\n"
+    text = folded("p.b", p="", p__a=NUMBERS, p__c="def f(): pass\n", p__b=user)
+    assert text == "from p import c\nx = [1, c.f()]\n"
+
+
 def test_names_that_are_handed_on_stay_known() -> None:
     text = folded("c", a=NUMBERS, b="from a import ONE\n", c="from b import ONE\ny = ONE\n")
     assert text == "y = 1\n"

@@ -30,7 +30,22 @@ class Folder:
         """Return the folded source of a module."""
         folding = _Folding(self, name)
         tree = folding.visit(ast.parse(ast.unparse(self._trees[name])))
+        self._drop_unused(tree)
         return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+
+    def _drop_unused(self, tree: ast.Module) -> None:
+        """Take out imports of modules of which only numbers were used."""
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        for node in list(tree.body):
+            if isinstance(node, ast.ImportFrom):
+                node.names = [
+                    alias
+                    for alias in node.names
+                    if (alias.asname or alias.name) in used
+                    or f"{node.module}.{alias.name}" not in self._trees
+                ]
+                if not node.names:
+                    tree.body.remove(node)
 
     def tree(self, name: str) -> ast.Module:
         return self._trees[name]
