@@ -69,6 +69,10 @@ class Endpoint:
         self._ending: "Closed | Refused | None" = None
         self.retry_after_ms = 0
 
+    def cipher(self) -> "tuple[str, str] | None":
+        """Return (cipher suite, protocol version) of the link."""
+        return self._link.cipher()
+
     def wake(self) -> None:
         """The session has something to send: look again."""
         self._wake.set()

@@ -3,7 +3,7 @@
     datagram            True for DTLS
     await send(chunk)   a piece of the stream, or one datagram's payload
     await receive()     the next bytes; raises LinkClosed at the end
-    close()
+    cipher(), close()
 """
 
 from fleetnet.errors import LinkClosed
@@ -44,6 +44,10 @@ class StreamLink:
             raise LinkClosed("%s closed the connection" % self.what)
         return data
 
+    def cipher(self) -> "tuple[str, str] | None":
+        """Return (cipher suite, protocol version); None on plain TCP."""
+        return self._stream.cipher()
+
     def close(self) -> None:
         self._stream.close()
 
@@ -70,6 +74,10 @@ class DatagramLink:
         while data is None:
             data = await self._datagrams.receive()
         return data
+
+    def cipher(self) -> "tuple[str, str] | None":
+        """Return (cipher suite, protocol version)."""
+        return self._datagrams.cipher()
 
     def close(self) -> None:
         self._datagrams.close()

@@ -89,6 +89,11 @@ class DeviceCore:
         """The transport of the session, or of the next attempt: "dtls" or "tls"."""
         return "dtls" if self._connection.datagram else "tls"
 
+    def cipher(self) -> "tuple[str, str] | None":
+        """Return (cipher suite, protocol version) of the open session, None without one."""
+        endpoint = self._connection.endpoint
+        return endpoint.cipher() if endpoint is not None and self.is_open else None
+
     # -- what parts call -------------------------------------------------------------
 
     def part(self, name: str) -> "Any":

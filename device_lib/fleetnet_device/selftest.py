@@ -99,11 +99,8 @@ def _passed(result: "dict[str, Any]", stage: str, following: str, began: int) ->
 
 
 def _describe(device: Device, result: "dict[str, Any]") -> None:
-    connection = device._connection
-    result["transport"] = "dtls" if connection.datagram else "tls"
-    link: "Any" = connection.endpoint and connection.endpoint._link
-    secured = link and (link._datagrams if link.datagram else link._stream)
-    result["cipher"] = list((secured and secured.cipher()) or ())
+    result["transport"] = device.link
+    result["cipher"] = list(device.cipher() or ())
     gc.collect()
     if hasattr(gc, "mem_free"):
         result["heap_free"] = gc.mem_free()

