@@ -13,12 +13,21 @@ import structlog
 
 from fleetnet.ports import port
 from fleetnet_server.config import Settings
+from fleetnet_server.core.blob_ports import BlobLimits
+from fleetnet_server.core.blobs import Blobs
+from fleetnet_server.core.commands import Commands
+from fleetnet_server.core.configs import Configs
+from fleetnet_server.core.live import LiveReadings
+from fleetnet_server.core.lookout import Lookout
 from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.router import Router
+from fleetnet_server.core.services import Services
 from fleetnet_server.core.sessions import Sessions
 from fleetnet_server.errors import FolderError
 from fleetnet_server.net.dtls import DtlsListener
 from fleetnet_server.net.tls import TlsListener
+from fleetnet_server.store.blobs import BlobFiles
+from fleetnet_server.store.commands import CommandTable
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.writer import Writer
 
@@ -39,6 +48,8 @@ class Backend:
 
     Attributes:
         tls_port, dtls_port: the real ones, where the settings say 0.
+        commands, configs: what a program tells its devices, see core/.
+        live: best-effort readings, to be watched. blobs: files and frames of devices.
     """
 
     def __init__(self, folder: Path, settings: Settings):
@@ -60,13 +71,27 @@ class Backend:
             max_rows=settings.commit_rows,
         )
         self.router.writer = self.writer
+        table = CommandTable(self.store)
+        self.commands = Commands(table)
+        self.configs = Configs(table)
+        self.live = LiveReadings()
+        self._blob_files = BlobFiles(self.folder / "blobs", self.store)
+        self.blobs = Blobs(self._blob_files, BlobLimits(settings.max_blob_bytes))
         self.sessions = Sessions(
-            self.store, self.store, self.router, keepalive_ms=int(settings.keepalive_s * 1000)
+            self.store,
+            self.store,
+            self.router,
+            Services((self.commands, self.configs, self.live, self.blobs)),
+            keepalive_ms=int(settings.keepalive_s * 1000),
+            datagram_keepalive_ms=int(settings.dtls_keepalive_s * 1000),
         )
+        self._lookout = Lookout((self.commands, self.configs))
         try:
             await self._listen()
         except BaseException:
+            await self._lookout.stop()
             await self.writer.close()
+            self._blob_files.close()
             self.store.close()
             self._lock.close()
             raise
@@ -127,10 +152,13 @@ class Backend:
                 await self.writer.flush()
         except TimeoutError:
             _log.error("store unavailable: what it lacks was not acknowledged")
+        await self._lookout.stop()
         await self.sessions.close(_RETRY_AFTER_MS)
         self.tls.close()
         self.dtls.close()
         await self.writer.close()
+        await self.blobs.close()
+        self._blob_files.close()
         self.store.close()
         if self._lock is not None:
             self._lock.close()

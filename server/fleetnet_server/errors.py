@@ -27,3 +27,32 @@ class ConfigError(FleetError):
 
 class FolderError(FleetError):
     """A fleet folder is missing, or would have been overwritten."""
+
+
+class CommandError(FleetError):
+    """A command did not bring a value; the subclasses say why."""
+
+
+class CommandFailed(CommandError):
+    """The device ran it, and its handler raised.
+
+    Attributes:
+        kind: name of the exception's type on the device; text: what it said.
+    """
+
+    def __init__(self, message: str, kind: str, text: str):
+        super().__init__(message)
+        self.kind = kind
+        self.text = text
+
+
+class CommandTimeout(CommandError):
+    """No answer before the deadline. The device does not begin it any more."""
+
+
+class CommandUnknown(CommandError):
+    """The device's program has no command of that name."""
+
+
+class DeviceOffline(CommandError):
+    """The device has no session now that takes commands; ``queue`` waits for one."""

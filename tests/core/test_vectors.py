@@ -3,8 +3,8 @@
 import json
 import sys
 
+from fleetnet import blobs, commands
 from fleetnet.acceptor import decode_hello, encode_welcome
-from fleetnet import commands
 from fleetnet.acks import decode_ack, decode_forward, encode_forward, put_ack
 from fleetnet.errors import ProtocolError
 from fleetnet.frame import FrameSplitter, decode_frame, encode_frame, split_datagram
@@ -21,6 +21,10 @@ with open(FOLDER + "/vectors.json") as source:
 GREETING = ("version", "capabilities", "max_frame", "epoch", "peer_epoch", "nonce", "unix_ms")
 HELLO = ("codecs", "software", "boot", "uptime_ms", "config_version")
 WELCOME = ("session_id", "window", "keepalive_ms", "ack_delay_ms", "rate")
+OFFER = (
+    "id", "number", "size", "chunk", "content_format", "base_ms", "boot", "sha256", "name",
+)  # fmt: skip
+STATE = ("id", "status", "echo", "credit", "held", "bitmap", "reason", "detail")
 ENDING = ("reason", "retry_after_ms", "detail")
 
 
@@ -45,6 +49,27 @@ def greeting_values(greeting, names):
     return values
 
 
+def read_offer(payload):
+    offer = blobs.decode_offer(payload)
+    return values_of(offer, OFFER), offer.to_payload()
+
+
+def read_chunk(payload):
+    id, index, number, asks, data = blobs.decode_chunk(payload)
+    head = bytearray()
+    blobs.put_chunk_head(head, id, index, number, asks)
+    values = {"id": id, "index": index, "number": number, "asks": asks, "data": plain(bytes(data))}
+    return values, bytes(head) + bytes(data)
+
+
+def read_state(payload):
+    state = blobs.decode_state(payload)
+    return values_of(state, STATE), state.to_payload()
+
+
+BLOBS = {"BLOB": read_offer, "BLOB_CHUNK": read_chunk, "BLOB_STATE": read_state}
+
+
 def read(kind, payload):
     """Decode one payload; return (its values, its bytes when encoded again)."""
     if kind == "HELLO":
@@ -60,6 +85,8 @@ def read(kind, payload):
         entries = decode_forward(payload)
         rows = [[n, entries[n]] for n in sorted(entries)]
         return {"entries": rows}, encode_forward(entries)
+    if kind in BLOBS:
+        return BLOBS[kind](payload)
     window, entries = decode_ack(payload)
     out = bytearray()
     put_varint(out, window)

@@ -41,6 +41,13 @@ def test_the_vectors_are_those_of_the_file() -> None:
         assert shown == {row["name"]: row["hex"] for row in VECTORS[group]}, number
 
 
+def test_the_json_vectors_are_those_of_the_file() -> None:
+    for number, group in (("12.5", "bodies"), ("12.6", "refused_bodies")):
+        shown = {row[0]: (row[1], row[2], row[3].strip("`")) for row in rows(section(number))}
+        wanted = {row["name"]: (row["type"], row["meaning"], row["text"]) for row in VECTORS[group]}
+        assert shown == wanted, number
+
+
 def test_kinds_are_those_of_the_code() -> None:
     documented = {row[1]: int(row[0], 16) for row in rows(section("3.1"))}
     assert len(documented) == 23

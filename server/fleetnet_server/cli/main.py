@@ -18,6 +18,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("fleetnet_server.cli.demo:demo", "Run a server and real devices; compare counts."),
     "sim": ("fleetnet_server.cli.sim:sim", "Run many simulated devices against a server."),
     "tail": ("fleetnet_server.cli.tail:tail", "Print readings as they become durable."),
+    "call": ("fleetnet_server.cli.commands:call", "Run a command on a device, now or later."),
+    "commands": ("fleetnet_server.cli.commands:commands", "List commands and how they ended."),
+    "config": ("fleetnet_server.cli.configs:config", "Set and show devices' configurations."),
+    "logs": ("fleetnet_server.cli.logs:logs", "Print what devices logged, in order of time."),
+    "blob": ("fleetnet_server.cli.blob:blob", "List and fetch what devices sent as blobs."),
     "query": ("fleetnet_server.cli.query:query", "Print stored readings in order of time."),
 }
 

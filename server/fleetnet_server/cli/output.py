@@ -28,13 +28,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         # Text: brackets in what a device sent are no markup, and control characters no
         # commands to the terminal.
-        table.add_row(*(Text(_flat(cell)) for cell in row))
+        table.add_row(*(Text(flat(cell)) for cell in row))
     Console().print(table)
 
 
 def print_line(cells: Iterable[str]) -> None:
     """Print cells separated by tabs, on one line whatever is in them."""
-    click.echo("\t".join(_flat(cell) for cell in cells))
+    click.echo("\t".join(flat(cell) for cell in cells))
 
 
 def format_time(unix_ms: int | None) -> str:
@@ -53,5 +53,6 @@ def format_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _flat(text: str) -> str:
+def flat(text: str) -> str:
+    """Return text of a device without what a terminal would obey."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -5,17 +5,19 @@ the types with msgspec, leaves the values as they are, and finds the first and t
 time. A body that breaks the rules is kept with the reason, so that a device never resends
 it for ever.
 
-Source: docs/protocol.md section 3.2 (layouts in fleetnet/readings.py).
+Source: docs/protocol.md sections 3.2 to 3.5 (layouts in fleetnet/readings.py and
+fleetnet/commands.py).
 """
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
 from fleetnet.errors import ProtocolError
-from fleetnet.frame import EVENT, OPTIONAL, RAW, READINGS
+from fleetnet.frame import CONFIG_STATE, EVENT, LOG, OPTIONAL, RAW, READINGS, RESULT
+from fleetnet.limits import MAX_SEQUENCE
 from fleetnet.varint import take_varint
 
 MAX_TIME_MS = 1 << 53  # what a JSON number carries exactly
@@ -32,6 +34,16 @@ _Reading = tuple[_Time, _Time, msgspec.Raw]
 
 _decode_readings = msgspec.json.Decoder(tuple[_Time, _Boot, list[_Name], list[_Reading]]).decode
 _decode_event = msgspec.json.Decoder(tuple[_Time, _Boot, _Name, msgspec.Raw]).decode
+_Level = Literal["debug", "info", "warning", "error", "critical"]
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+_Status = Literal["ok", "error", "unknown", "busy", "expired"]
+_Version = Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQUENCE)]
+_State = Literal["applied", "rejected"]
+
+_decode_log = msgspec.json.Decoder(tuple[_Time, _Boot, list[tuple[_Time, _Level, str]]]).decode
+_decode_result = msgspec.json.Decoder(tuple[_Id, _Status, msgspec.Raw]).decode
+_decode_failure = msgspec.json.Decoder(tuple[str, str]).decode
+_decode_state = msgspec.json.Decoder(tuple[_Version, _State, msgspec.Raw]).decode
 
 _NOT_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}]')
 
@@ -110,6 +122,11 @@ def inspect_body(
             _check_depth(bytes(value))
             first = _date(base_ms, boot, offset_of_boot)
             return Inspected(first, first, None, body.decode())
+        if kind == LOG:
+            return _inspect_log(body, offset_of_boot)
+        if kind in (RESULT, CONFIG_STATE):
+            decode_answer(kind, body)
+            return Inspected(received_ms, received_ms, None, body.decode())
     except (msgspec.MsgspecError, ProtocolError, UnicodeDecodeError, _TooDeep) as error:
         return Inspected(received_ms, received_ms, str(error) or "unreadable", body)
     except RecursionError:
@@ -160,6 +177,41 @@ def decode_readings(body: str | bytes) -> DecodedReadings:
     return DecodedReadings(*_decode_readings(body))
 
 
+class Answer(NamedTuple):
+    """A RESULT (key: the command's id) or CONFIG_STATE (key: the version).
+
+    ``value`` is JSON; of a RESULT with status "error" it is [type, message].
+    """
+
+    key: str | int
+    status: str
+    value: str
+
+
+def decode_answer(kind: int, body: str | bytes) -> Answer:
+    """Decode RESULT or CONFIG_STATE.
+
+    Raises:
+        msgspec.MsgspecError, ValueError: the body is not one.
+    """
+    decode = _decode_result if kind & ~OPTIONAL == RESULT else _decode_state
+    key, status, raw = decode(body)
+    value = bytes(raw)
+    _check_depth(value)
+    if status == "error":
+        _decode_failure(value)
+    return Answer(key, status, value.decode())
+
+
+def decode_log(body: str | bytes) -> tuple[int, int, list[tuple[int, str, str]]]:
+    """Decode a LOG body that inspect_body found good: base_ms, boot, (dt_ms, level, text).
+
+    Raises:
+        msgspec.MsgspecError: the body is not one.
+    """
+    return _decode_log(body)  # type: ignore[return-value]
+
+
 def boot_of(kind: int, body: str | bytes) -> int:
     """Return the boot number of a good body; 0 when its times are unix times."""
     kind &= ~OPTIONAL
@@ -169,6 +221,8 @@ def boot_of(kind: int, body: str | bytes) -> int:
         return decode_readings(body).boot
     if kind == EVENT:
         return _decode_event(body)[1]
+    if kind == LOG:
+        return _decode_log(body)[1]
     return 0
 
 
@@ -202,6 +256,17 @@ def _inspect_readings(body: bytes, offset_of_boot: Callable[[int], int | None]) 
             return Inspected(None, None, None, body.decode())
         base_ms += offset
     return Inspected(base_ms + first, base_ms + last, None, body.decode())
+
+
+def _inspect_log(body: bytes, offset_of_boot: Callable[[int], int | None]) -> Inspected:
+    base_ms, boot, lines = _decode_log(body)
+    times = [line[0] for line in lines] or [0]
+    if boot:
+        offset = offset_of_boot(boot)
+        if offset is None:
+            return Inspected(None, None, None, body.decode())
+        base_ms += offset
+    return Inspected(base_ms + min(times), base_ms + max(times), None, body.decode())
 
 
 def _index_of(item: tuple[int, int, Any]) -> int:

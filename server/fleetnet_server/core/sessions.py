@@ -61,7 +61,7 @@ class Sessions:
         self.timers = Timers()
         self.keepalive_ms = keepalive_ms
         # Many home routers forget an idle UDP mapping after 30 s (RFC 4787 asks for 120).
-        self.datagram_keepalive_ms = min(datagram_keepalive_ms, keepalive_ms)
+        self.datagram_keepalive_ms = datagram_keepalive_ms
         self.ack_delay_ms = ack_delay_ms
         self.max_frame = max_frame
         self.live: dict[int, Peer] = {}

@@ -220,16 +220,17 @@ def _readings_of(row: tuple[Any, ...], channel: str | None) -> Iterator[_Timed]:
         name = channels[index]
         if channel is None or name == channel:
             unix_ms = base_ms + dt_ms if is_dated else None
-            reading = Reading(device, name, unix_ms, _value(raw), stream, epoch, seq)
+            reading = Reading(device, name, unix_ms, decode_value(raw), stream, epoch, seq)
             yield unix_ms or 0, (number, position), reading
 
 
-def _value(raw: Any) -> Any:
+def decode_value(raw: Any) -> Any:
+    """Return a JSON value of a device (text, bytes or msgspec.Raw) as JSON can print it again."""
     try:
         return msgspec.json.decode(raw)
     except (msgspec.MsgspecError, ValueError):
         pass
-    text = bytes(raw).decode()
+    text = raw if isinstance(raw, str) else bytes(raw).decode()
     try:
         return json.loads(text, parse_float=_finite)
     except ValueError:

@@ -11,8 +11,9 @@ from pathlib import Path
 import apsw
 
 from fleetnet_server.errors import StoreError
+from fleetnet_server.store.migrations import STEPS
 
-SCHEMA_VERSION = 1  # in user_version
+SCHEMA_VERSION = STEPS[-1][0]  # in user_version
 APPLICATION_ID = 0x666C6E74  # "flnt"; file(1) and wrong files are told apart by it
 
 # Messages that span more than this are found through the index messages_wide, all others
@@ -108,7 +109,8 @@ WHERE m.kind & 127 = 16 AND m.problem IS NULL;
 def open_writable(path: str | Path) -> apsw.Connection:
     """Open a store file for reading and writing, creating it when it is missing.
 
-    WAL with synchronous=FULL: every commit is on the disk before it returns.
+    WAL with synchronous=FULL: every commit is on the disk before it returns. A store of an
+    older version is brought to this one in one transaction.
 
     Raises:
         StoreError: another program's file, or a store of a newer version.
@@ -124,8 +126,8 @@ def open_writable(path: str | Path) -> apsw.Connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}").fetchall()
-        if version == 0:
-            _create(connection)
+        if version < SCHEMA_VERSION:
+            _upgrade(connection)
     except BaseException:
         connection.close()
         raise
@@ -169,14 +171,20 @@ def _check(connection: apsw.Connection, path: str | Path) -> int:
     return version
 
 
-def _create(connection: apsw.Connection) -> None:
-    # Two programs may open a new file at once: the second finds the tables.
+def _upgrade(connection: apsw.Connection) -> None:
+    """Make the tables of a new file, then what each later version adds; all or nothing."""
+    # Two programs may open a file at once: the second finds the work done.
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if int(connection.pragma("user_version")) == 0:
+        version = int(connection.pragma("user_version"))
+        if version == 0:
             connection.execute(_TABLES)
             connection.execute(_VIEW)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        for number, statements in STEPS:
+            if version < number:
+                connection.execute(statements)
+        if version < SCHEMA_VERSION:
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
@@ -22,12 +22,15 @@ from fleetnet_server.errors import StoreError, StoreUnavailable
 from fleetnet_server.identity.names import check_device_name
 from fleetnet_server.identity.registry import DISABLED, ENABLED, Device
 from fleetnet_server.store import schema
+from fleetnet_server.store.answers import apply_answers
 from fleetnet_server.store.batch import (
     date_messages,
     insert,
     newly_stored,
     undated_devices,
 )
+
+Result = TypeVar("Result")
 
 _UNAVAILABLE = (
     apsw.FullError,
@@ -262,6 +265,7 @@ class SqliteStore:
                 new: Sequence[int] = range(len(batch))
                 if stored != len(batch):
                     new = newly_stored(connection, batch, stored)
+                apply_answers(connection, batch)
                 undated = undated_devices(batch)
                 if offsets or undated:
                     date_messages(connection, offsets, undated)
@@ -280,6 +284,35 @@ class SqliteStore:
                 if self._offsets[boot] == offset:
                     del self._offsets[boot]
         return new
+
+    def transact(self, work: Callable[[apsw.Connection], Result]) -> Result:
+        """Run ``work`` in a transaction of its own, commit it, and return what it returned.
+
+        Waits for the disk and for a batch under way: not for the event loop's thread.
+
+        Raises:
+            StoreUnavailable: nothing was stored. What ``work`` raises: neither.
+        """
+        with self._lock:
+            try:
+                connection = self._connection()
+                connection.execute("BEGIN IMMEDIATE")
+                result = work(connection)
+                connection.execute("COMMIT")
+            except _UNAVAILABLE as error:
+                self._roll_back(reopen=isinstance(error, apsw.IOError))
+                raise StoreUnavailable(f"{self.path} cannot be written: {error}") from error
+            except BaseException:
+                self._roll_back(reopen=False)
+                raise
+        return result
+
+    def read(self, sql: str, values: tuple[int | str | bytes, ...] = ()) -> list[tuple[Any, ...]]:
+        """Return rows as they are committed, on the event loop's thread: keep it short.
+
+        Raises StoreUnavailable when the file cannot be read.
+        """
+        return self._read(sql, values)
 
     def close(self) -> None:
         """Write what is deferred, and close the file. Raises StoreUnavailable when it cannot."""

@@ -3,14 +3,28 @@
 import json
 import random
 import sqlite3
+from typing import Any
 
 import pytest
 
-from fleetnet.frame import EVENT, LOG, OPTIONAL, RAW, READINGS
+from fleetnet import frame
+from fleetnet.commands import encode_log
+from fleetnet.frame import (
+    CONFIG_STATE,
+    EVENT,
+    LOG,
+    OPTIONAL,
+    RAW,
+    READINGS,
+    RELAY,
+    RESULT,
+)
 from fleetnet.readings import ReadingBatch, encode_event, encode_raw
-from fleetnet_server.core.bodies import decode_raw_untrusted, inspect_body
+from fleetnet_server.core.bodies import decode_answer, decode_raw_untrusted, inspect_body
+from rules.tree import ROOT
 
 NOW = 1_800_000_000_000
+VECTORS = json.loads((ROOT / "tests" / "core" / "vectors.json").read_text(encoding="utf-8"))
 
 
 def unknown(boot: int) -> None:
@@ -86,8 +100,39 @@ def test_bad_raw_is_kept_with_its_problem(body: bytes) -> None:
     assert found.body == body
 
 
+def test_logs_are_dated() -> None:
+    body = encode_log(1_000, 0, [(0, "info", "a"), (250, "error", "b"), (30, "debug", "c")])
+    assert inspect_body(LOG, body, unknown, NOW) == (1_000, 1_250, None, body.decode())
+    assert inspect_body(LOG, encode_log(9, 0, []), unknown, NOW)[:3] == (9, 9, None)
+    body = encode_log(500, 7, [(20, "info", "a")])
+    assert inspect_body(LOG, body, {7: 1_000}.get, NOW)[:3] == (1_520, 1_520, None)
+    assert inspect_body(LOG, body, unknown, NOW)[:3] == (None, None, None)
+
+
+@pytest.mark.parametrize("vector", VECTORS["bodies"], ids=lambda vector: vector["name"])
+def test_good_bodies_of_the_protocol(vector: dict[str, Any]) -> None:
+    body = vector["text"].encode()
+    kind = getattr(frame, vector["type"])
+    if kind in (LOG, RESULT, CONFIG_STATE):
+        found = inspect_body(kind, body, {7: 0}.get, NOW)
+        assert (found.problem, found.body) == (None, vector["text"])
+    if kind in (RESULT, CONFIG_STATE):
+        answer = decode_answer(kind, body)
+        assert [answer.key, answer.status, json.loads(answer.value)] == vector["values"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["refused_bodies"], ids=lambda vector: vector["name"])
+def test_refused_bodies_of_the_protocol(vector: dict[str, Any]) -> None:
+    body = vector["text"].encode()
+    kind = getattr(frame, vector["type"])
+    if kind in (LOG, RESULT, CONFIG_STATE):
+        found = inspect_body(kind, body, unknown, NOW)
+        assert found == (NOW, NOW, found.problem, body)
+        assert found.problem
+
+
 def test_other_kinds_are_bytes_dated_by_arrival() -> None:
-    assert inspect_body(LOG, b"\xffhello", unknown, NOW) == (NOW, NOW, None, b"\xffhello")
+    assert inspect_body(RELAY, b"\xffhello", unknown, NOW) == (NOW, NOW, None, b"\xffhello")
     good = b'[1,0,["t"],[[0,0,2]]]'
     assert inspect_body(READINGS | OPTIONAL, good, unknown, NOW) == (1, 1, None, good.decode())
 

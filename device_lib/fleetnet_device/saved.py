@@ -1,0 +1,56 @@
+"""Small files on the flash that survive a power cut: the old content, or the new one.
+
+    crc32 of the rest, 8 hexadecimal digits, and a line feed; then the content
+
+Written to NAME.new first and renamed. FAT cannot rename over a file on some boards: there
+the old one is removed before, and a reader who finds NAME.new alone takes that.
+"""
+
+import binascii
+import os
+
+_MAX_BYTES = 65536
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+
+def write(path: str, content: bytes) -> None:
+    """Replace a file. Raises OSError; the old content stays then."""
+    replace(path, b"%08x\n" % (binascii.crc32(content) & 0xFFFFFFFF) + content)
+
+
+def read(path: str) -> "bytes | None":
+    """Return what ``write`` wrote last; None when there is nothing whole."""
+    for name in (path, path + ".new"):
+        try:
+            with open(name, "rb") as file:
+                data = file.read(_MAX_BYTES)
+        except OSError:
+            continue
+        if data[8:9] == b"\n" and data[:8] == b"%08x" % (binascii.crc32(data[9:]) & 0xFFFFFFFF):
+            return data[9:]
+    return None
+
+
+def replace(path: str, data: bytes) -> None:
+    """Put a file in the place of another. Raises OSError; the old one stays then."""
+    new = path + ".new"
+    with open(new, "wb") as file:
+        file.write(data)
+        settle(file)
+    try:
+        os.rename(new, path)
+    except OSError:
+        os.remove(path)
+        os.rename(new, path)
+
+
+def settle(file: "BinaryIO") -> None:
+    """Let what was written reach the disk; MicroPython's file systems do it on close."""
+    file.flush()
+    sync = getattr(os, "fsync", None)
+    if sync is not None:
+        sync(file.fileno())

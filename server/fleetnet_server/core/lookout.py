@@ -1,0 +1,58 @@
+"""Looks for what other programs wrote into the store: `fleetnet call`, `fleetnet config set`.
+
+Two seeks in the store four times a second. A socket for waking the server would be faster
+and would need a place, rights and an answer for the case that no server runs; a row needs
+none of these, and a row that was written while the server was down is found when it is back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Protocol
+
+from fleetnet_server.errors import StoreUnavailable
+
+_log = logging.getLogger("fleetnet.services")
+
+_LOOK_S = 0.25
+
+
+class Looking(Protocol):
+    """A service that wants to look into the store now and then."""
+
+    def look(self) -> None:
+        """Act on news; short, as it runs on the event loop."""
+
+    async def stop(self) -> None:
+        """End what the service still has under way."""
+
+
+class Lookout:
+    """Calls ``look`` of each service until it is stopped."""
+
+    def __init__(self, services: Iterable[Looking], look_s: float = _LOOK_S):
+        self._services = tuple(services)
+        self._look_s = look_s
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """End the looking, then the services."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        for service in self._services:
+            await service.stop()
+
+    async def _run(self) -> None:
+        failed = False
+        while True:
+            await asyncio.sleep(self._look_s)
+            try:
+                for service in self._services:
+                    service.look()
+                failed = False
+            except StoreUnavailable as error:
+                if not failed:
+                    _log.error("%s; commands and configurations wait", error)
+                failed = True
+            except Exception:
+                _log.exception("looking for commands failed")
