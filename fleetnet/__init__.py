@@ -9,6 +9,7 @@ Memory: importing this file alone allocates two small dicts.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fleetnet.errors import (
+        BlobRefused,
         CertificateExpired,
         CertificateNotYetValid,
         CredentialError,
@@ -24,19 +25,26 @@ if TYPE_CHECKING:
         Unsupported,
         WrongCA,
         WrongName,
+        WrongPin,
     )
     from fleetnet.session import Session
     from fleetnet.streams import (
         client_context,
         open_connection,
         open_dtls,
+        serve_dtls,
         server_context,
         start_server,
     )
+    from fleetnet.wrapping import CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED, wrap_socket
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "CERT_NONE": "wrapping",
+    "CERT_OPTIONAL": "wrapping",
+    "CERT_REQUIRED": "wrapping",
+    "BlobRefused": "errors",
     "CertificateExpired": "errors",
     "CertificateNotYetValid": "errors",
     "CredentialError": "errors",
@@ -53,11 +61,14 @@ _HOME = {
     "Unsupported": "errors",
     "WrongCA": "errors",
     "WrongName": "errors",
+    "WrongPin": "errors",
     "client_context": "streams",
     "open_connection": "streams",
     "open_dtls": "streams",
+    "serve_dtls": "streams",
     "server_context": "streams",
     "start_server": "streams",
+    "wrap_socket": "wrapping",
 }
 
 

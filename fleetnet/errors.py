@@ -10,8 +10,10 @@ FleetError
     CertificateExpired    its certificate has ended (or our clock is far ahead)
     CertificateNotYetValid  it begins in the future: almost always our clock is unset
     WrongName             it is somebody's certificate, but not this server's
+    WrongPin              its public key is none of those that were pinned
   Rejected                the server does not accept us; see ``reason`` and ``alert``
   ProtocolError           the peer broke the rules of docs/protocol.md; see ``reason``
+  BlobRefused             the server will not keep a blob; see ``reason``
   LimitError              a ceiling of limits.py was met
   CredentialError         a key, a certificate or an anchor cannot be used
   Unsupported             this interpreter lacks the feature
@@ -101,6 +103,10 @@ class WrongName(TrustError):
     """The server's certificate carries another name than the one asked for."""
 
 
+class WrongPin(TrustError):
+    """The server's public key is none of the pinned ones."""
+
+
 class Rejected(FleetError):
     """The server does not accept this device.
 
@@ -133,6 +139,18 @@ class ProtocolError(FleetError):
     """
 
     def __init__(self, message: str, reason: int = PROTOCOL):
+        super().__init__(message)
+        self.reason = reason
+
+
+class BlobRefused(FleetError):
+    """The server will not keep this blob; sending it again does not help.
+
+    Attributes:
+        reason: of docs/protocol.md section 13.5; 0: it takes no blobs at all.
+    """
+
+    def __init__(self, message: str, reason: int = 0):
         super().__init__(message)
         self.reason = reason
 

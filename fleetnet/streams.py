@@ -3,6 +3,7 @@
     reader, writer = await open_connection(host, port, ssl=context, server_hostname=...)
     server = await start_server(callback, host, port, ssl=context)
     association = await open_dtls(host, port, ssl=context, server_hostname=...)
+    listener = await serve_dtls(callback, host, port, ssl=context)
 
 Contexts come from client_context and server_context. What differs between the runtimes
 is in ports/.
@@ -17,10 +18,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from fleetnet.ports.cpython import Context, Datagrams, Listener
+    from fleetnet.ports.cpython import (
+        AcceptedDatagrams,
+        Context,
+        DatagramListener,
+        Datagrams,
+        Listener,
+    )
     from fleetnet.ports.cpython import Stream as RawStream
 
     Source = str | bytes
+    Keys = dict[str | bytes, bytes] | Callable[[bytes], bytes | None]
 
 _has_warned = False
 
@@ -32,6 +40,9 @@ def client_context(
     *,
     datagram: bool = False,
     insecure: bool = False,
+    pins: "list[str | bytes] | None" = None,
+    psk: "tuple[str | bytes, bytes] | None" = None,
+    ciphers: "list[str] | None" = None,
 ) -> "Context":
     """Make a context for connecting.
 
@@ -42,31 +53,55 @@ def client_context(
         cert, key: this side's certificate and private key, path or bytes, DER or PEM.
         datagram: for DTLS.
         insecure: encryption only; anybody may answer, and nothing tells you.
+        pins: SHA-256 of the SubjectPublicKeyInfo of the server (32 bytes, or 64 hexadecimal
+            digits each). The server is whoever holds one of these keys: needs no CA and no
+            clock. WrongPin otherwise, before a byte of the program has left.
+        psk: (identity, key): both ends share ``key``, and nobody needs a certificate.
+        ciphers: cipher suites to allow, named as mbedTLS names them
+            ("TLS-ECDHE-ECDSA-WITH-AES-128-GCM-SHA256"), see Context.get_ciphers.
 
     Raises:
-        CredentialError: a file cannot be read or used, with the remedy.
-        Unsupported: the firmware lacks DTLS.
+        CredentialError: a file cannot be read or used, or two arguments exclude each
+            other, with the remedy.
+        Unsupported: the firmware lacks DTLS, or pre-shared keys (MicroPython before 1.29).
     """
-    return runtime.client_context(ca, cert, key, datagram=datagram, insecure=insecure)
+    # MicroPython's is smaller by what only a program that calls this may want.
+    make = getattr(runtime, "full_client_context", runtime.client_context)
+    context: "Context" = make(
+        ca,
+        cert,
+        key,
+        datagram=datagram,
+        insecure=insecure,
+        pins=pins,
+        psk=psk,
+        ciphers=ciphers,
+    )
+    return context
 
 
 def server_context(
-    cert: "Source",
-    key: "Source",
+    cert: "Source | None" = None,
+    key: "Source | None" = None,
     ca: "Source | list[Source] | None" = None,
     *,
     datagram: bool = False,
+    psk: "Keys | None" = None,
+    ciphers: "list[str] | None" = None,
 ) -> "Context":
     """Make a context for accepting connections.
 
     Args:
         cert, key, ca, datagram: as for client_context. With ``ca`` a client must present a
             certificate that leads to it (mutual TLS).
+        psk: instead of all these: identity to key, a dict; on CPython also a function of the
+            identity (bytes) that returns the key or None.
+        ciphers: as for client_context.
 
     Raises:
         CredentialError, Unsupported.
     """
-    return runtime.server_context(cert, key, ca, datagram=datagram)
+    return runtime.server_context(cert, key, ca, datagram=datagram, psk=psk, ciphers=ciphers)
 
 
 def _context(ssl: "Context | bool | None") -> "Context | None":
@@ -235,3 +270,31 @@ async def open_dtls(
     if ssl is None or isinstance(ssl, bool):
         raise Unsupported("open_dtls needs ssl=client_context(..., datagram=True)")
     return await runtime.open_datagram(host, port, ssl, server_hostname, timeout_ms)
+
+
+async def serve_dtls(
+    callback: "Callable[[AcceptedDatagrams], Awaitable[None]]",
+    host: str,
+    port: int,
+    ssl: "Context | None",
+) -> "DatagramListener":
+    """Serve DTLS; ``await callback(datagrams)`` runs for each client whose handshake is over.
+
+    Many clients share the one UDP socket. A client is answered with a cookie first and costs
+    nothing before it has sent that back. A client that begins anew from its old address (it
+    was rebooted) takes the place of the old association at the end of its handshake.
+
+    Args:
+        callback: gets what open_dtls returns, with ``peer``, (host, port), besides. The
+            association is closed when it returns.
+        ssl: a server_context with ``datagram=True``.
+
+    Returns:
+        A listener with ``port``, ``close()`` and ``wait_closed()``.
+
+    Raises:
+        Unsupported: MicroPython before 1.26.
+    """
+    if ssl is None or not ssl.datagram or not ssl.server_side:
+        raise Unsupported("serve_dtls needs ssl=server_context(..., datagram=True)")
+    return await runtime.serve_datagrams(callback, host, port, ssl)

@@ -1,6 +1,6 @@
 """Carrying the bytes of two SslObjects by hand."""
 
-from fleetnet.ports.openssl_dtls import hello_verify_request
+from fleetnet.ports.openssl_dtls_wire import hello_verify_request
 from fleetnet.ports.openssl_object import SslObject
 
 

@@ -14,11 +14,25 @@ from typing import Any, TypeVar
 
 from fleetnet.errors import FleetError, HandshakeTimeout, LinkClosed, Unreachable, Unsupported
 from fleetnet.ports.cpython_datagrams import Datagrams, open_datagram
+from fleetnet.ports.cpython_dtls_server import (
+    AcceptedDatagrams,
+    DatagramListener,
+    serve_datagrams,
+)
 from fleetnet.ports.openssl_context import Context, client_context, server_context
 from fleetnet.ports.openssl_protocol import SecureProtocol
 from fleetnet.ticks import PERIOD
 
-__all__ = ("Context", "Datagrams", "client_context", "open_datagram", "server_context")
+__all__ = (
+    "AcceptedDatagrams",
+    "Context",
+    "DatagramListener",
+    "Datagrams",
+    "client_context",
+    "open_datagram",
+    "serve_datagrams",
+    "server_context",
+)
 
 # open_stream(ssl=True) verifies against the system's certificate store.
 HAS_SYSTEM_STORE = True
@@ -70,7 +84,7 @@ class Stream(SecureProtocol):
         accepted: "Callable[[Stream], None] | None" = None,
     ):
         super().__init__(context, server_hostname, handshake_timeout_s)
-        self.verified = context is not None and context.verified
+        self.verified = context is not None and context.verified  # a server may ask only
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._accepted = accepted
         self._buffer = bytearray()
@@ -83,6 +97,8 @@ class Stream(SecureProtocol):
         self._gone = asyncio.Event()
 
     def on_established(self) -> None:
+        if self._ssl is not None:
+            self.verified = self._ssl.verified
         if not self.opened.done():
             self.opened.set_result(None)
         if self._accepted is not None:
@@ -165,6 +181,11 @@ class Stream(SecureProtocol):
     def peer_certificate(self) -> bytes | None:
         """Return the peer's certificate as DER, or None."""
         return self._ssl.peer_certificate() if self._ssl is not None else None
+
+    @property
+    def psk_identity(self) -> bytes | None:
+        """By which the client named itself in a handshake with a pre-shared key, or None."""
+        return self._ssl.psk_identity if self._ssl is not None else None
 
     def close(self) -> None:
         """Begin to close: close_notify, half-close, a bounded wait for the peer."""

@@ -18,11 +18,14 @@ class Datagrams:
 
     max_payload = DATAGRAM_PAYLOAD
 
-    def __init__(self, sock: socket.socket, context: Context, server_hostname: str, what: str):
+    def __init__(
+        self, sock: socket.socket, context: Context, server_hostname: str | None, what: str
+    ):
         self.verified = context.verified
         self._sock: socket.socket | None = sock
         self._what = what
         self._ssl = SslObject(context, server_hostname, what)
+        self._has_begun = False
         self._ready: asyncio.Future[None] | None = None
 
     def send(self, data: bytes) -> bool:
@@ -120,26 +123,49 @@ class Datagrams:
                 self._ready = None
                 loop.remove_reader(number)
 
+    def advance(self) -> bool:
+        """Go on with the handshake as far as it goes now; True: it is complete.
+
+        To be called when something has arrived, and when ``timeout`` is over: lost flights
+        are repeated in here, by OpenSSL's timer.
+
+        Raises:
+            TrustError family, Rejected, LinkClosed, Unreachable: it failed.
+        """
+        ssl = self._ssl
+        if not self._has_begun:
+            self._has_begun = True
+            ssl.handshake()
+            self._transmit()
+        while not ssl.is_established and self._fetch():
+            try:
+                ssl.handshake()
+            finally:
+                self._transmit()  # the next flight, or our alert
+        if not ssl.is_established:
+            ssl.handle_timeout()
+            self._transmit()
+        return ssl.is_established
+
+    def timeout(self) -> float | None:
+        """Return seconds until ``advance`` has something to repeat; None: nothing."""
+        wait_s = self._ssl.timeout()
+        return None if wait_s is None else wait_s + 0.001
+
     async def handshake(self, timeout_ms: int) -> None:
-        """Complete the handshake; flights are repeated by OpenSSL's timer."""
+        """Complete the handshake. Raises HandshakeTimeout, and as ``advance``."""
         deadline = time.monotonic() + timeout_ms / 1000
-        self._ssl.handshake()
-        self._transmit()
-        while not self._ssl.is_established:
+        while not self.advance():
             left = deadline - time.monotonic()
             if left <= 0:
                 raise HandshakeTimeout(f"{self._what}: no DTLS handshake in time")
-            wait_s = self._ssl.timeout()
-            await self._readable(left if wait_s is None else min(left, wait_s + 0.001))
-            while self._fetch():
-                try:
-                    done = self._ssl.handshake()
-                finally:
-                    self._transmit()  # the next flight, or our alert
-                if done:
-                    return
-            self._ssl.handle_timeout()
-            self._transmit()
+            wait_s = self.timeout()
+            await self._readable(left if wait_s is None else min(left, wait_s))
+
+    @property
+    def psk_identity(self) -> bytes | None:
+        """By which this side named itself in a handshake with a pre-shared key, or None."""
+        return self._ssl.psk_identity
 
     def _broken(self, error: FleetError) -> FleetError:
         self.close()

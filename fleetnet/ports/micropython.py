@@ -16,35 +16,24 @@ Source: extmod/asyncio/stream.py, extmod/modtls_mbedtls.c.
 """
 
 import asyncio
+import gc
 import os
-import socket
-import sys
 
 from fleetnet.errors import HandshakeTimeout, LinkClosed
-from fleetnet.ports.micropython_dtls import Datagrams, open_datagram
+from fleetnet.ports.micropython_channel import Channel
 from fleetnet.ports.micropython_io import (
-    BUSY,
     DRIVE_MS,
     connect,
     platform_text,
     readable,
-    resolve,
     ticks,
     unix_ms,
-    wrap,
     writable,
 )
-from fleetnet.ports.micropython_tls import client_context, map_error, server_context
+from fleetnet.ports.micropython_tls import client_context
 from fleetnet.ticks import ticks_add, ticks_diff
 
-__all__ = (
-    "Datagrams",
-    "client_context",
-    "open_datagram",
-    "platform_text",
-    "server_context",
-    "unix_ms",
-)
+__all__ = ("client_context", "platform_text", "unix_ms")
 
 HAS_SYSTEM_STORE = False
 
@@ -64,41 +53,37 @@ class Stream:
         self._sent = 0  # bytes of _out[0]; kept here, as a caller of drain() may give up
         self._lock = asyncio.Lock()
         self._turn = asyncio.Lock()
-        self._recorder = None
-        self._io = raw
-        self._established = context is None
-        # A client's Recorder sees the handshake end; a server waits for the first data.
-        self._is_client = context is not None and not context.server_side
         self.verified = context is not None and context.verified
-        if context is not None:
-            try:
-                self._io, self._recorder = wrap(context, raw, server_hostname)
-            except BaseException as error:
-                raw.close()
-                raise map_error(error, None, what)
+        if context is None:
+            from fleetnet.ports.micropython_plain import Plain
+
+            self._channel = Plain(raw, what)
+            return
+        gc.collect()  # a connection needs a contiguous block of 17 KB
+        try:
+            self._channel = Channel(context, raw, server_hostname, what)
+        except BaseException:
+            raw.close()
+            raise
 
     async def read(self, n):
         """Return 1 to ``n`` bytes, or b"" at the end of file, which close() is, too."""
-        while self._io is not None:
-            try:
-                data = self._io.recv(n)
-            except (OSError, ValueError, MemoryError) as error:
-                if self._recorder is None and error.args[0] in BUSY:
-                    data = None
-                else:
-                    raise self._broken(error)
+        while self._channel is not None:
+            data = self._call(self._channel.recv, n)
             if data is not None:
-                self._established = True
                 return data
-            if self._is_shaken():
+            if self._channel.is_over():
                 await readable(self._raw)
             else:
                 await self._pause_in_handshake()
         return b""
 
-    def _is_shaken(self):
-        """Say whether the handshake is over; the deadline counts no further."""
-        return self._established or (self._is_client and self._recorder.sealed)
+    def _call(self, call, argument):
+        try:
+            return call(argument)
+        except Exception:
+            self.close()
+            raise
 
     def write(self, data):
         """Keep ``data`` for drain(); it is not copied."""
@@ -116,16 +101,12 @@ class Stream:
 
     async def _write_some(self, view):
         while True:
-            if self._io is None:
+            if self._channel is None:
                 raise LinkClosed("%s: connection is closed" % self._what)
-            try:
-                count = self._io.write(view)
-            except (OSError, ValueError, MemoryError) as error:
-                raise self._broken(error)
+            count = self._call(self._channel.write, view)
             if count is not None:
-                self._established = True
                 return count
-            if self._is_shaken():
+            if self._channel.is_over():
                 await writable(self._raw)
             else:
                 await self._pause_in_handshake()
@@ -134,7 +115,7 @@ class Stream:
         """Wait for the peer's bytes, 20 ms at most: a write may also wait for room."""
         async with self._turn:
             # The task whose turn it was may have finished the handshake, or closed.
-            if self._io is None or self._is_shaken():
+            if self._channel is None or self._channel.is_over():
                 return
             left = ticks_diff(self._deadline, ticks())
             if left <= 0:
@@ -145,32 +126,21 @@ class Stream:
             except asyncio.TimeoutError:
                 pass
 
-    def _broken(self, error):
-        mapped = map_error(error, self._recorder, self._what)
-        self.close()
-        return mapped
-
     def cipher(self):
         """Return (name, version); None before the handshake's end."""
-        if self._recorder is None or not self._established or self._io is None:
-            return None
-        return self._io.cipher()
+        return None if self._channel is None else self._channel.cipher()
 
     def peer_certificate(self):
-        """Return the peer's certificate as DER; None where the firmware keeps none."""
-        if not self._established or not hasattr(self._io, "getpeercert"):
-            return None
-        return self._io.getpeercert(True)
+        """Return the peer's certificate as DER; None when it showed none."""
+        return None if self._channel is None else self._channel.peer_certificate()
 
     def close(self):
         """Close both layers; harmless when repeated."""
-        io, raw = self._io, self._raw
-        self._io = None
+        channel = self._channel
+        self._channel = None
         self._raw = None
-        if io is not None and io is not raw:
-            io.close()
-        if raw is not None:
-            raw.close()
+        if channel is not None:
+            channel.close()
 
     async def wait_closed(self):
         """MicroPython's sockets close at once."""
@@ -190,46 +160,36 @@ async def open_stream(host, port, context=None, server_hostname=None, timeout_ms
     return Stream(raw, context, name, "%s:%d" % (host, port), deadline)
 
 
-class Listener:
-    """A listening socket and the task that accepts on it."""
+async def open_datagram(host, port, context, server_hostname=None, timeout_ms=10_000):
+    """See fleetnet.streams.open_dtls."""
+    from fleetnet.ports import micropython_dtls
 
-    def __init__(self, sock, port, context, callback):
-        self._sock = sock
-        self.port = port
-        self._callbacks = []
-        self._task = asyncio.create_task(self._accept(context, callback))
+    return await micropython_dtls.open_datagram(host, port, context, server_hostname, timeout_ms)
 
-    async def _accept(self, context, callback):
-        while True:
-            await readable(self._sock)
-            try:
-                raw = self._sock.accept()[0]
-            except OSError:
-                continue
-            raw.setblocking(False)
-            try:
-                deadline = ticks_add(ticks(), 10_000)
-                stream = Stream(raw, context, None, "client", deadline)
-            except Exception as error:
-                sys.print_exception(error)
-                continue
-            self._callbacks.append(asyncio.create_task(callback(stream)))
-            self._callbacks = [task for task in self._callbacks if not task.done()]
 
-    def close(self):
-        self._task.cancel()
-        self._sock.close()
+def full_client_context(*args, **options):
+    """As client_context; what it returns can do more, see micropython_context.Context."""
+    from fleetnet.ports.micropython_context import Context
 
-    async def wait_closed(self):
-        """MicroPython's sockets close at once."""
+    return client_context(*args, kind=Context, **options)
+
+
+def server_context(cert=None, key=None, ca=None, datagram=False, psk=None, ciphers=None):
+    """See fleetnet.streams.server_context."""
+    from fleetnet.ports import micropython_listen
+
+    return micropython_listen.server_context(cert, key, ca, datagram, psk, ciphers)
 
 
 async def listen(callback, host, port, context=None, backlog=4):
     """Accept TCP or TLS connections; ``callback(stream)`` runs as a task for each."""
-    info = resolve(host, port, socket.SOCK_STREAM)
-    sock = socket.socket(info[0], socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(info[-1])
-    sock.listen(backlog)
-    sock.setblocking(False)
-    return Listener(sock, port, context, callback)
+    from fleetnet.ports import micropython_listen
+
+    return await micropython_listen.listen(callback, host, port, context, backlog)
+
+
+async def serve_datagrams(callback, host, port, context):
+    """See fleetnet.streams.serve_dtls."""
+    from fleetnet.ports import micropython_dtls_server
+
+    return await micropython_dtls_server.serve(callback, host, port, context)

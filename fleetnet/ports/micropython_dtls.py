@@ -9,12 +9,13 @@ Source: extmod/modtls_mbedtls.c.
 """
 
 import asyncio
+import gc
 import socket
 
-from fleetnet.errors import HandshakeTimeout, LinkClosed, Unsupported
+from fleetnet.errors import HandshakeTimeout, Unsupported
 from fleetnet.limits import DATAGRAM_PAYLOAD
-from fleetnet.ports.micropython_io import DRIVE_MS, readable, resolve, ticks, wait, wrap
-from fleetnet.ports.micropython_tls import map_error
+from fleetnet.ports.micropython_channel import Channel, map_late
+from fleetnet.ports.micropython_io import DRIVE_MS, readable, resolve, ticks, wait
 from fleetnet.ticks import ticks_add, ticks_diff
 
 # Large enough for any datagram of ours; recv() hands out one record a call.
@@ -22,37 +23,33 @@ _RECEIVE_BYTES = 1500
 
 
 class Datagrams:
-    """A DTLS association with one peer. send() and recv() never block."""
+    """A DTLS association with one peer. send() and recv() never block.
+
+    Args:
+        arrival: function that returns an awaitable for the next datagram of this peer.
+    """
 
     max_payload = DATAGRAM_PAYLOAD
 
-    def __init__(self, raw, context, server_hostname, what):
-        self._raw = raw
+    def __init__(self, channel, arrival, verified, what):
+        self._channel = channel
+        self._arrival = arrival
         self._what = what
-        self.verified = context.verified
-        self._io, self._recorder = wrap(context, raw, server_hostname)
+        self.verified = verified
 
     def send(self, data):
         """Send one datagram; False when the stack has no room now.
 
         Raises:
-            LinkClosed and its kin; LimitError is not needed: above 4096 B mbedTLS would
-            end the association for good, so such data is refused here.
+            ValueError: above max_payload. LinkClosed and its kin: the association is over.
         """
         if len(data) > self.max_payload:
             raise ValueError("datagram of %d B, limit %d B" % (len(data), self.max_payload))
-        try:
-            return self._open().write(data) is not None
-        except (OSError, ValueError) as error:
-            raise self._broken(error)
+        return self._channel.write(data) is not None
 
     def recv(self):
         """Return one datagram's payload, or None when there is none now."""
-        try:
-            # recv(), as read() and readinto() would join records.
-            return self._open().recv(_RECEIVE_BYTES) or None
-        except (OSError, ValueError, MemoryError) as error:
-            raise self._broken(error)
+        return self._channel.recv(_RECEIVE_BYTES) or None
 
     async def receive(self, timeout_ms=None):
         """Wait for one datagram; None after ``timeout_ms``."""
@@ -62,50 +59,34 @@ class Datagrams:
             if data is not None:
                 return data
             try:
-                await wait(readable(self._raw), deadline)
+                await wait(self._arrival(), deadline)
             except asyncio.TimeoutError:
                 return None
 
-    async def _handshake(self, deadline):
-        """Drive the handshake by reading until the server's Finished has been taken."""
+    async def handshake(self, deadline):
+        """Drive the handshake by reading until the peer's Finished has been taken."""
         while True:
-            self.recv()
-            if self._recorder.sealed:
+            self._channel.recv(_RECEIVE_BYTES)
+            if self._channel.is_over():
                 return
             if ticks_diff(deadline, ticks()) <= 0:
                 raise HandshakeTimeout("%s: no DTLS handshake in time" % self._what)
             try:
-                await asyncio.wait_for_ms(readable(self._raw), DRIVE_MS)
+                await asyncio.wait_for_ms(self._arrival(), DRIVE_MS)
             except asyncio.TimeoutError:
                 pass
 
-    def _open(self):
-        if self._io is None:
-            raise LinkClosed("%s: association is closed" % self._what)
-        return self._io
-
-    def _broken(self, error):
-        mapped = map_error(error, self._recorder, self._what)
-        self.close()
-        return mapped
-
     def cipher(self):
         """Return (name, version) of the association."""
-        return self._open().cipher()
+        return self._channel.cipher()
 
     def peer_certificate(self):
-        """Return the peer's certificate as DER; None where the firmware keeps none."""
-        io = self._open()
-        return io.getpeercert(True) if hasattr(io, "getpeercert") else None
+        """Return the peer's certificate as DER; None when it showed none."""
+        return self._channel.peer_certificate()
 
     def close(self):
         """Close both layers; harmless when repeated. DTLS here sends no close_notify."""
-        io, raw = self._io, self._raw
-        self._io = None
-        self._raw = None
-        if io is not None:
-            io.close()
-            raw.close()
+        self._channel.close()
 
 
 async def open_datagram(host, port, context, server_hostname=None, timeout_ms=10_000):
@@ -122,15 +103,17 @@ async def open_datagram(host, port, context, server_hostname=None, timeout_ms=10
     raw.setblocking(False)
     what = "%s:%d" % (host, port)
     datagrams = None
+    gc.collect()  # an association needs a contiguous block of 17 KB
     try:
         raw.connect(info[-1])
-        datagrams = Datagrams(raw, context, server_hostname or host, what)
-        await datagrams._handshake(deadline)
+        channel = Channel(context, raw, server_hostname or host, what)
+        datagrams = Datagrams(channel, lambda: readable(raw), context.verified, what)
+        await datagrams.handshake(deadline)
     except BaseException as error:
         if datagrams is not None:
             datagrams.close()
         raw.close()
         if isinstance(error, (OSError, ValueError, MemoryError)):
-            raise map_error(error, None, what)
+            raise map_late(error, None, what)
         raise
     return datagrams

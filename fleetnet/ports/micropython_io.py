@@ -11,7 +11,6 @@ Source: extmod/asyncio/core.py, extmod/asyncio/stream.py.
 
 import asyncio
 import errno
-import gc
 import select
 import socket
 import sys
@@ -19,7 +18,7 @@ import time
 from asyncio import core
 
 from fleetnet.errors import Unreachable
-from fleetnet.ports.micropython_tls import Recorder, map_error
+from fleetnet.ports.micropython_channel import map_late
 from fleetnet.ticks import PERIOD, ticks_diff
 
 # How often a handshake is driven: mbedTLS's retransmission timer runs only inside calls.
@@ -87,7 +86,7 @@ async def connect(host, port, deadline):
             sock.connect(info[-1])
         except OSError as error:
             if error.args[0] not in BUSY:
-                raise map_error(error, None, what)
+                raise map_late(error, None, what)
         try:
             await wait(writable(sock), deadline)
         except asyncio.TimeoutError:
@@ -101,18 +100,3 @@ async def connect(host, port, deadline):
         sock.close()
         raise
     return sock
-
-
-def wrap(context, raw, server_hostname):
-    """Return (SSLSocket, Recorder) over ``raw``."""
-    gc.collect()  # a connection needs a contiguous block of 17 KB
-    recorder = Recorder(raw, context.datagram)
-    if context.server_side:
-        return (
-            context.native.wrap_socket(recorder, server_side=True, do_handshake_on_connect=False),
-            recorder,
-        )
-    wrapped = context.native.wrap_socket(
-        recorder, server_hostname=server_hostname, do_handshake_on_connect=False
-    )
-    return wrapped, recorder

@@ -6,34 +6,31 @@ must not change the handshake, and with it the cookie code, by itself.
 Sources: OpenSSL manual SSL_CTX_set_options(3), SSL_CTX_set_mode(3); RFC 9325.
 """
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.bindings.openssl.binding import Binding
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from fleetnet.errors import CredentialError
+from fleetnet.ports import openssl_callbacks as callbacks
+from fleetnet.ports import openssl_ciphers as ciphers_of
+from fleetnet.ports.openssl_callbacks import FindKey, Identity
+from fleetnet.ports.openssl_credentials import Source, present, trust
+
+if TYPE_CHECKING:
+    import socket
+
+    from fleetnet.ports.cpython_sockets import SecureSocket
 
 _lib = Binding.lib
 _ffi = Binding.ffi
 
-Source = str | bytes | Path
+CERT_NONE = 0
+CERT_OPTIONAL = 1
+CERT_REQUIRED = 2
 
 _DTLS_1_2 = 0xFEFD
-
-# Forward secrecy and AEAD only (RFC 9325 section 4.2). No CHACHA20 on DTLS: mbedTLS on
-# boards has AES hardware and no CHACHA20.
-# AES-128 first: as safe here, and less work for a microcontroller.
-_DTLS_CIPHERS = b"ECDHE+AESGCM+AES128:ECDHE+AESGCM"
-_TLS_CIPHERS = _DTLS_CIPHERS + b":ECDHE+CHACHA20"
-_TLS_1_3_CIPHERS = (
-    b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-)
 
 # What mbedTLS knows. OpenSSL's own list begins with a post-quantum group that no device has
 # and that makes a ClientHello of 1,502 B out of 266 (measured with 4.0.3).
@@ -65,29 +62,34 @@ class Context:
 
     Attributes:
         native: the OpenSSL.SSL.Context.
-        datagram: DTLS; server_side; verified: peers are authenticated.
+        datagram: DTLS; server_side.
+        mode: "insecure", "verified" (a chain to an anchor), "pinned" or "psk".
+        verified: every peer that gets through is authenticated.
+        pins, own_key, find_key: what openssl_callbacks.py goes by.
     """
 
-    def __init__(self, datagram: bool, server_side: bool, verified: bool):
+    def __init__(self, datagram: bool, server_side: bool, mode: str = "insecure"):
         self.datagram = datagram
         self.server_side = server_side
-        self.verified = verified
-        method = SSL.DTLS_METHOD if datagram else SSL.TLS_METHOD
-        self.native = SSL.Context(method)
-        if datagram:
-            self.native.set_min_proto_version(_DTLS_1_2)
-            self.native.set_max_proto_version(_DTLS_1_2)
-            self.native.set_cipher_list(_DTLS_CIPHERS)
-        else:
-            self.native.set_min_proto_version(SSL.TLS1_2_VERSION)
-            self.native.set_cipher_list(_TLS_CIPHERS)
-            self.native.set_tls13_ciphersuites(_TLS_1_3_CIPHERS)
+        self.mode = mode
+        self.verified = mode != "insecure"
+        self.pins: frozenset[bytes] = frozenset()
+        self.own_key: tuple[bytes, bytes] | None = None
+        self.find_key: FindKey | None = None
+        self.has_anchors = False
+        self._verify_mode = CERT_NONE
+        self._versions = (True, False)  # whether those up to (D)TLS 1.2, and TLS 1.3, are on
+        self.native = SSL.Context(SSL.DTLS_METHOD if datagram else SSL.TLS_METHOD)
         _lib.SSL_CTX_set1_curves_list(self.native._context, _GROUPS)
         self.native.set_options(_OPTIONS)
         # No resumption: devices cannot, and a cached session would outlive a revocation.
         self.native.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         # An idle connection gives its record buffers back: 66 KiB becomes 38 (TLS 1.3).
         self.native.set_mode(getattr(_lib, "SSL_MODE_RELEASE_BUFFERS", 0x10))
+        if mode == "psk":
+            self.set_ciphers(ciphers_of.PSK)
+        else:
+            self.set_ciphers(ciphers_of.DTLS if datagram else ciphers_of.TLS)
         if datagram and server_side:
             self._accept_checked_cookies()
 
@@ -100,6 +102,104 @@ class Context:
         """Allow nothing above ``version`` (OpenSSL.SSL.TLS1_2_VERSION), for tests of boards."""
         self.native.set_max_proto_version(version)
 
+    # -- verify_mode -------------------------------------------------------------------
+
+    @property
+    def verify_mode(self) -> int:
+        """CERT_NONE 0, CERT_OPTIONAL 1, CERT_REQUIRED 2; can be set.
+
+        A client takes CERT_OPTIONAL for CERT_REQUIRED, the stricter reading. A server asks
+        under CERT_OPTIONAL, and refuses a certificate that is given and does not verify.
+        """
+        return CERT_REQUIRED if self.mode == "pinned" else self._verify_mode
+
+    @verify_mode.setter
+    def verify_mode(self, number: int) -> None:
+        if self.mode in ("pinned", "psk"):
+            raise CredentialError(f"a {self.mode} context has no verify_mode to choose")
+        if number not in (CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED):
+            raise CredentialError("verify_mode is 0 (none), 1 (optional) or 2 (required)")
+        if number and not self.has_anchors:
+            raise CredentialError("verifying needs a trust anchor: make the context with ca=")
+        if number == CERT_OPTIONAL and not self.server_side:
+            number = CERT_REQUIRED
+        self._verify_mode = number
+        self.verified = number == CERT_REQUIRED
+        self.mode = "verified" if self.verified else "insecure"
+        flags = SSL.VERIFY_PEER if number else SSL.VERIFY_NONE
+        if self.server_side and self.verified:
+            flags |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+        self.native.set_verify(flags)
+
+    # -- cipher suites -----------------------------------------------------------------
+
+    def get_ciphers(self) -> list[str]:
+        """Return the suites that this context offers, best first, as mbedTLS names them."""
+        ssl = _lib.SSL_new(self.native._context)
+        names: list[str] = []
+        while (pointer := _lib.SSL_get_cipher_list(ssl, len(names))) != _ffi.NULL:
+            names.append(ciphers_of.to_iana(_ffi.string(pointer).decode()))
+        _lib.SSL_free(ssl)
+        return [name for name in names if self._versions[name.startswith("TLS1-3-")]]
+
+    def set_ciphers(self, names: Iterable[str]) -> None:
+        """Offer only these suites, best first. A version without any is not offered.
+
+        Raises:
+            CredentialError: a name that is not offered here, or of no use in this context.
+        """
+        names = list(names)
+        older, newer = ciphers_of.to_openssl(names)
+        for name in names:
+            if ciphers_of.is_psk(name) != (self.mode == "psk"):
+                raise CredentialError(f"{name} is of no use in a context of mode {self.mode}")
+        if not older and (self.datagram or self.mode == "psk"):
+            raise CredentialError("no suite of (D)TLS 1.2 was given, and it is the only version")
+        native = self.native
+        if older:
+            native.set_cipher_list(":".join(older).encode())
+        if newer:
+            native.set_tls13_ciphersuites(":".join(newer).encode())
+        if self.datagram:
+            native.set_min_proto_version(_DTLS_1_2)
+            native.set_max_proto_version(_DTLS_1_2)
+            return
+        self._versions = (bool(older), bool(newer))
+        native.set_min_proto_version(SSL.TLS1_2_VERSION if older else SSL.TLS1_3_VERSION)
+        # Zero: the newest that OpenSSL has.
+        native.set_max_proto_version(0 if newer else SSL.TLS1_2_VERSION)
+
+    def wrap_socket(
+        self,
+        sock: "socket.socket",
+        server_side: bool = False,
+        do_handshake_on_connect: bool = True,
+        server_hostname: str | None = None,
+        client_id: bytes | None = None,
+    ) -> "SecureSocket":
+        """Return a SecureSocket over a connected socket, which it takes over.
+
+        Args:
+            server_side: must be what the context is for.
+            client_id: taken for MicroPython's sake; the cookie here is bound to the address.
+
+        Raises:
+            CredentialError, and with do_handshake_on_connect what do_handshake raises.
+        """
+        from fleetnet.ports.cpython_sockets import wrap
+
+        return wrap(self, sock, server_side, do_handshake_on_connect, server_hostname)
+
+
+def _mode(pins: object, psk: object, others: Mapping[str, object]) -> str:
+    """Return how the peer is known; refuse two ways at once."""
+    names = [name for name, value in others.items() if value]
+    if psk is not None and (names or pins is not None):
+        raise CredentialError(f"psk= takes the place of {', '.join(names) or 'pins'}: pass one")
+    if (pins is not None) + ("ca" in names) + ("insecure" in names) > 1:
+        raise CredentialError("name the server by one of ca=, pins= and insecure=, not by two")
+    return "psk" if psk is not None else "pinned" if pins is not None else "insecure"
+
 
 def client_context(
     ca: Source | Sequence[Source] | None = None,
@@ -108,115 +208,60 @@ def client_context(
     *,
     datagram: bool = False,
     insecure: bool = False,
+    pins: Iterable[Identity] | None = None,
+    psk: tuple[Identity, bytes] | None = None,
+    ciphers: Iterable[str] | None = None,
 ) -> Context:
     """See fleetnet.streams.client_context; without ``ca`` the system's store is trusted."""
-    context = Context(datagram, False, not insecure)
-    if not insecure:
-        context.native.set_verify(SSL.VERIFY_PEER)
+    given = {"ca": ca is not None, "cert": cert, "key": key, "insecure": insecure}
+    mode = _mode(pins, psk, given)
+    context = Context(datagram, False, mode)
+    if ciphers is not None:
+        context.set_ciphers(ciphers)
+    if psk is not None:
+        context.own_key = callbacks.read_client_key(psk)
+        callbacks.share_keys(context.native, False)
+    elif pins is not None:
+        context.pins = callbacks.read_pins(pins)
+        callbacks.check_pins(context.native)
+    elif not insecure:
         if ca is None:
             context.native.set_default_verify_paths()
         else:
-            _trust(context, ca)
-    if cert is not None:
-        _present(context, cert, key)
-    elif key is not None:
-        raise CredentialError("a key is of no use without its certificate: pass cert=")
+            trust(context.native, ca, announce=False)
+        context.has_anchors = True
+        context.verify_mode = CERT_REQUIRED
+    if cert is not None or key is not None:
+        present(context.native, cert, key)
     return context
 
 
 def server_context(
-    cert: Source,
-    key: Source,
+    cert: Source | None = None,
+    key: Source | None = None,
     ca: Source | Sequence[Source] | None = None,
     *,
     datagram: bool = False,
+    psk: "Mapping[Identity, bytes] | FindKey | None" = None,
+    ciphers: Iterable[str] | None = None,
 ) -> Context:
-    """See fleetnet.streams.server_context; ``ca`` makes a client certificate mandatory."""
-    context = Context(datagram, True, ca is not None)
+    """See fleetnet.streams.server_context; ``ca`` makes a client certificate mandatory.
+
+    For one that may be left out set ``verify_mode`` to CERT_OPTIONAL afterwards.
+    """
+    mode = _mode(None, psk, {"cert": cert, "key": key, "ca": ca is not None})
+    context = Context(datagram, True, mode)
+    if ciphers is not None:
+        context.set_ciphers(ciphers)
+    if psk is not None:
+        context.find_key = callbacks.read_server_keys(psk)
+        callbacks.share_keys(context.native, True)
+        return context
+    if cert is None and key is None:
+        raise CredentialError("a server needs cert= and key=, or psk=")
     if ca is not None:
-        context.native.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
-        _trust(context, ca)
-    _present(context, cert, key)
+        trust(context.native, ca, announce=True)
+        context.has_anchors = True
+        context.verify_mode = CERT_REQUIRED
+    present(context.native, cert, key)
     return context
-
-
-def _read(source: Source, what: str) -> bytes:
-    if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source)
-    try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise CredentialError(f"cannot read {what} {source}: {error.strerror}") from error
-
-
-def _certificates(source: Source, what: str) -> list[x509.Certificate]:
-    """Read one DER certificate, or every certificate of a PEM file."""
-    data = _read(source, what)
-    try:
-        if b"-----BEGIN" in data:
-            return x509.load_pem_x509_certificates(data)
-        return [x509.load_der_x509_certificate(data)]
-    except ValueError as error:
-        remedy = "is it a key, or several DER files in one? Pass several anchors as a list"
-        raise CredentialError(f"{what} is neither DER nor PEM ({error}): {remedy}") from error
-
-
-def _private_key(source: Source) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
-    data = _read(source, "key")
-    try:
-        if b"-----BEGIN" in data:
-            key = serialization.load_pem_private_key(data, None)
-        else:
-            key = serialization.load_der_private_key(data, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise CredentialError(
-            f"key is no unencrypted DER or PEM private key ({error}): convert it without a "
-            "pass phrase"
-        ) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise CredentialError(
-            f"key type {type(key).__name__} is not understood by mbedTLS on boards: use P-256"
-        )
-    return key
-
-
-def _trust(context: Context, ca: Source | Sequence[Source]) -> None:
-    sources: Iterable[Source] = ca if isinstance(ca, list | tuple) else [ca]  # type: ignore[list-item]
-    if not sources:
-        raise CredentialError("no trust anchor was given: pass the CA's certificate")
-    store = context.native.get_cert_store()
-    if store is None:
-        raise CredentialError("this OpenSSL gives no certificate store to fill")
-    for source in sources:
-        for certificate in _certificates(source, "trust anchor"):
-            store.add_cert(crypto.X509.from_cryptography(certificate))
-            if context.server_side:
-                context.native.add_client_ca(certificate)
-    # As on mbedTLS, whatever is given is an anchor: a leaf or an intermediate, too.
-    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-
-
-def _present(context: Context, cert: Source, key: Source | None) -> None:
-    if key is None:
-        raise CredentialError("a certificate needs its private key: pass key=")
-    chain = _certificates(cert, "certificate")
-    secret = _private_key(key)
-    public = serialization.PublicFormat.SubjectPublicKeyInfo
-    der = serialization.Encoding.DER
-    if chain[0].public_key().public_bytes(der, public) != secret.public_key().public_bytes(
-        der, public
-    ):
-        raise CredentialError(
-            f"key does not match the certificate of {chain[0].subject.rfc4514_string()}: "
-            "they were made at different times?"
-        )
-    try:
-        context.native.use_certificate(chain[0])
-        for issuer in chain[1:]:
-            context.native.add_extra_chain_cert(issuer)
-        context.native.use_privatekey(secret)
-    except SSL.Error as error:
-        raise CredentialError(
-            f"OpenSSL refuses the certificate or its key ({error}): use P-256, or RSA with 2048 "
-            "bits or more, and SHA-256"
-        ) from error

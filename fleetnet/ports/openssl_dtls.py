@@ -16,14 +16,20 @@ from typing import Any
 
 from fleetnet.errors import FleetError, HandshakeTimeout
 from fleetnet.ports.openssl_context import Context
+from fleetnet.ports.openssl_dtls_wire import (
+    CLIENT_HELLO,
+    DECRYPT_ERROR,
+    HANDSHAKE,
+    fatal_alert,
+    has_sealed_handshake,
+    hello_verify_request,
+    parse_hello_untrusted,
+)
 from fleetnet.ports.openssl_object import RECORD_HEADER, SslObject
 
 Address = tuple[Any, ...]
 
-_HANDSHAKE = 22
 _APPLICATION = 23
-_CLIENT_HELLO = 1
-_HEADERS = RECORD_HEADER + 12  # record and handshake header
 _COOKIE_BYTES = 16
 _COOKIE_LIFE_S = 60.0
 
@@ -32,11 +38,15 @@ _TOMBSTONE_S = 10.0
 _TOMBSTONES = 1000
 _REPEATS = 8
 
+# OpenSSL drops what it cannot read, so a wrong pre-shared key would end in silence. Twice: once
+# may be the loss or the late arrival of a ChangeCipherSpec.
+_UNREADABLE = 2
+
 
 class Association:
     """One client's DTLS state; ``owner`` belongs to whoever uses the acceptor."""
 
-    __slots__ = ("address", "cookie", "deadline", "due", "owner", "ssl")
+    __slots__ = ("address", "cookie", "deadline", "due", "owner", "ssl", "unreadable")
 
     def __init__(self, address: Address, ssl: SslObject, cookie: bytes, deadline: float):
         self.address = address
@@ -45,6 +55,7 @@ class Association:
         self.deadline = deadline
         self.due: float | None = None  # of the one timer that counts
         self.owner: Any = None
+        self.unreadable = 0  # Finished messages that a pre-shared key did not open
 
 
 class DtlsAcceptor:
@@ -104,7 +115,7 @@ class DtlsAcceptor:
             if association is not None and data[0] == _APPLICATION:
                 self._receive_record(association, data)
                 return
-            if data[0] == _HANDSHAKE and not data[4] and data[RECORD_HEADER] == _CLIENT_HELLO:
+            if data[0] == HANDSHAKE and not data[4] and data[RECORD_HEADER] == CLIENT_HELLO:
                 self._receive_hello_untrusted(data, address, now)
                 return
             half_open = self.half_open.get(address)
@@ -203,8 +214,19 @@ class DtlsAcceptor:
         self._flush(association)
         if done:
             self._open(association)
+        elif self._is_wrong_key(association, data):
+            # As RFC 4279 section 2 has it, for an unknown identity and for a wrong key alike.
+            wrong = association.ssl.wrong_key()
+            self._refuse(association, wrong, now, fatal_alert(DECRYPT_ERROR))
         else:
             self._arm(association, now)
+
+    def _is_wrong_key(self, association: Association, data: bytes) -> bool:
+        """Whether a client that shares a key has sent its Finished again, in vain."""
+        if association.ssl.psk_identity is None or not has_sealed_handshake(data):
+            return False
+        association.unreadable += 1
+        return association.unreadable >= _UNREADABLE
 
     def _open(self, association: Association) -> None:
         address = association.address
@@ -230,8 +252,10 @@ class DtlsAcceptor:
             self._drop(association)
             self._on_lost(association, error)
 
-    def _refuse(self, association: Association, error: FleetError, now: float) -> None:
-        alert = association.ssl.output()
+    def _refuse(
+        self, association: Association, error: FleetError, now: float, alert: bytes = b""
+    ) -> None:
+        alert = alert or association.ssl.output()
         self.half_open.pop(association.address, None)
         association.ssl.free()
         self.refused += 1
@@ -315,40 +339,3 @@ class DtlsAcceptor:
         if self.associations.get(association.address) is association:
             del self.associations[association.address]
             association.ssl.free()
-
-
-def parse_hello_untrusted(data: bytes) -> tuple[bytes, bytes] | None:
-    """Cut a ClientHello into (cookie, everything else of its body); None: not acceptable.
-
-    Fragmented ones are refused, as they could not be answered without state. Source:
-    RFC 6347 sections 4.1, 4.2.1, 4.2.2.
-    """
-    size = len(data)
-    if size < _HEADERS + 36 or data[1] != 0xFE or data[3]:
-        return None
-    record_end = RECORD_HEADER + (data[11] << 8 | data[12])
-    body_size = int.from_bytes(data[14:17], "big")
-    offset = int.from_bytes(data[19:22], "big")
-    fragment = int.from_bytes(data[22:25], "big")
-    end = _HEADERS + body_size
-    if record_end > size or offset or fragment != body_size or end != record_end:
-        return None
-    at = _HEADERS + 2 + 32  # version, random
-    at += 1 + data[at]  # session id
-    if at >= end:
-        return None
-    cookie_end = at + 1 + data[at]
-    if cookie_end > end:
-        return None
-    return data[at + 1 : cookie_end], data[_HEADERS:at] + data[cookie_end:end]
-
-
-def hello_verify_request(sequence: bytes, cookie: bytes) -> bytes:
-    """Lay out HelloVerifyRequest; ``sequence``: the hello's record sequence (6 bytes).
-
-    The version is DTLS 1.0's, as RFC 6347 section 4.2.1 wants it.
-    """
-    body = b"\xfe\xff" + bytes((len(cookie),)) + cookie
-    length = len(body).to_bytes(3, "big")
-    message = b"\x03" + length + b"\0\0" + b"\0\0\0" + length + body
-    return b"\x16\xfe\xff\0\0" + sequence + len(message).to_bytes(2, "big") + message

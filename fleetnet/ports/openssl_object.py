@@ -9,14 +9,21 @@ Sources: OpenSSL manual SSL_read(3), BIO_s_mem(3), DTLSv1_listen(3); RFC 6347.
 
 import ipaddress
 import threading
+import time
 
-from cryptography import x509
 from cryptography.hazmat.bindings.openssl.binding import Binding
-from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import crypto
 
-from fleetnet.errors import CredentialError, FleetError, Unsupported
-from fleetnet.ports.openssl_context import Context
+from fleetnet.errors import (
+    CertificateNotYetValid,
+    CredentialError,
+    FleetError,
+    Rejected,
+    TrustError,
+    Unsupported,
+)
+from fleetnet.ports.openssl_callbacks import certificate_der, check_established, running
+from fleetnet.ports.openssl_ciphers import to_iana
+from fleetnet.ports.openssl_context import CERT_OPTIONAL, Context
 from fleetnet.ports.openssl_errors import clear_errors, map_failure, take_errors
 
 _lib = Binding.lib
@@ -37,6 +44,10 @@ _HOST_FLAGS = _lib.X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | _lib.X509_CHECK_FLAG_N
 
 _ERROR_WANT_READ = 2
 _ERROR_ZERO_RETURN = 6
+
+# What servers answer to a wrong pre-shared key or identity: bad_record_mac, decrypt_error,
+# unknown_psk_identity (RFC 4279 section 2).
+_KEY_ALERTS = (20, 51, 115)
 
 RECORD_HEADER = 13  # RFC 6347 section 4.1
 
@@ -79,6 +90,11 @@ _ssl_write = _lib.SSL_write
 class SslObject:
     """See the module's docstring. Methods raise the errors of fleetnet only.
 
+    Attributes:
+        context; peer: what messages call it; is_established: the handshake is complete.
+        has_agreed, verdict: whether the pin agreed; why the peer is refused.
+        psk_identity: bytes by which the client named itself, or None.
+
     Args:
         context: what client_context or server_context made.
         server_hostname: client only: the name or IP address that the peer's certificate
@@ -87,7 +103,17 @@ class SslObject:
         mtu: DTLS: largest datagram, bytes.
     """
 
-    __slots__ = ("_context", "_in", "_out", "_ssl", "is_established", "peer")
+    __slots__ = (
+        "_in",
+        "_out",
+        "_ssl",
+        "context",
+        "has_agreed",
+        "is_established",
+        "peer",
+        "psk_identity",
+        "verdict",
+    )
 
     def __init__(
         self,
@@ -96,12 +122,14 @@ class SslObject:
         peer: str = "peer",
         mtu: int = 1200,
     ):
-        if context.verified and not context.server_side and not server_hostname:
-            # Without a name any certificate of this CA would do, a device's own included.
-            raise CredentialError("a verified connection needs server_hostname: name the server")
-        self._context = context  # keeps the SSL_CTX alive
+        if context.mode == "verified" and not context.server_side:
+            _check_verifiable(server_hostname, peer)
+        self.context = context  # keeps the SSL_CTX alive
         self.peer = peer
         self.is_established = False
+        self.has_agreed = False
+        self.verdict: FleetError | None = None
+        self.psk_identity: bytes | None = None
         ssl = self._ssl = _lib.SSL_new(context.native._context)
         memory = _lib.BIO_s_mem()
         self._in = _lib.BIO_new(memory)
@@ -116,7 +144,7 @@ class SslObject:
         else:
             _lib.SSL_set_connect_state(ssl)
             if server_hostname:
-                self._expect(server_hostname, context.verified)
+                self._expect(server_hostname, context.mode == "verified")
 
     def _expect(self, server_hostname: str, verified: bool) -> None:
         """Send the name as SNI, and let OpenSSL compare it with the certificate's."""
@@ -160,8 +188,12 @@ class SslObject:
         if self.is_established:
             return True
         clear_errors()
+        running.ssl = self
         result = _lib.SSL_do_handshake(self._ssl)
+        running.ssl = None
         if result == 1:
+            if self.context.mode in ("pinned", "psk"):
+                check_established(self)
             self.is_established = True
             return True
         if _lib.SSL_get_error(self._ssl, result) == _ERROR_WANT_READ:
@@ -246,17 +278,21 @@ class SslObject:
     def peer_certificate(self) -> bytes | None:
         """Return the peer's leaf certificate as DER, or None."""
         pointer = _lib.SSL_get_peer_certificate(self._ssl)
-        if pointer == _ffi.NULL:
-            return None
-        certificate = crypto.X509._from_raw_x509_ptr(pointer)
-        converted: x509.Certificate = certificate.to_cryptography()
-        return converted.public_bytes(Encoding.DER)
+        return None if pointer == _ffi.NULL else certificate_der(pointer)
+
+    @property
+    def verified(self) -> bool:
+        """Whether this peer is authenticated; ask when the handshake is complete."""
+        if self.context.verify_mode == CERT_OPTIONAL:
+            # One that is given and does not verify ends the handshake.
+            return self.peer_certificate() is not None
+        return self.context.verified
 
     def cipher(self) -> tuple[str, str]:
-        """Return (OpenSSL's cipher name, protocol version such as "TLSv1.3")."""
+        """Return (mbedTLS's name of the suite, protocol version such as "TLSv1.3")."""
         cipher = _lib.SSL_get_current_cipher(self._ssl)
         name = _ffi.string(_lib.SSL_CIPHER_get_name(cipher)).decode()
-        return name, _ffi.string(_lib.SSL_get_version(self._ssl)).decode()
+        return to_iana(name), _ffi.string(_lib.SSL_get_version(self._ssl)).decode()
 
     def free(self) -> None:
         """Give the memory back now; the object is unusable afterwards."""
@@ -269,8 +305,41 @@ class SslObject:
         if getattr(self, "_ssl", None) is not None and _lib is not None:
             self.free()
 
+    def wrong_key(self) -> FleetError:
+        """Server: return why a client whose records cannot be read is refused."""
+        return self.verdict or TrustError(
+            f"{self.peer}: wrong pre-shared key of {self.psk_identity!r}"
+        )
+
     def _failure(self) -> FleetError:
-        return map_failure(_lib.SSL_get_verify_result(self._ssl), take_errors(), self.peer)
+        errors = take_errors()
+        error = map_failure(_lib.SSL_get_verify_result(self._ssl), errors, self.peer)
+        if self.is_established:
+            return error
+        if self.psk_identity is None:
+            return self.verdict or error
+        if self.context.server_side:
+            # Unless the client gave up, the first thing under its key could not be read.
+            return self.wrong_key() if self.verdict or not isinstance(error, Rejected) else error
+        if isinstance(error, Rejected) and error.alert in _KEY_ALERTS:
+            return Rejected(
+                f"{self.peer} does not hold this pre-shared key for {self.psk_identity!r} "
+                f"(TLS alert {error.alert}): check both identity and key",
+                alert=error.alert,
+            )
+        return error
+
+
+def _check_verifiable(server_hostname: str | None, peer: str) -> None:
+    """Raise for a verification that could not mean anything."""
+    if not server_hostname:
+        # Without a name any certificate of this CA would do, a device's own included.
+        raise CredentialError("a verified connection needs server_hostname: name the server")
+    if time.gmtime().tm_year < 2024:
+        raise CertificateNotYetValid(
+            f"{peer}: this machine's clock was never set (year {time.gmtime().tm_year}), so no "
+            "date can be checked: set it, or use pins= or psk="
+        )
 
 
 def _dns_name(server_hostname: str) -> bytes:

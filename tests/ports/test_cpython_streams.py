@@ -83,7 +83,7 @@ async def test_tls_and_plain_streams_echo(pki: Pki) -> None:
         assert await stream.read(4) == b"abcd"
         assert await stream.read(99) == b"ef"
         assert stream.verified == (context is not None)
-        assert stream.cipher() == (context and ("TLS_AES_128_GCM_SHA256", "TLSv1.3"))
+        assert stream.cipher() == (context and ("TLS1-3-AES-128-GCM-SHA256", "TLSv1.3"))
         assert stream.peer_certificate() == (context and pki.server.certificate)
         stream.close()
         await asyncio.wait_for(stream.wait_closed(), 0.5)

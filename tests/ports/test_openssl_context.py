@@ -1,11 +1,19 @@
 """Contexts take credentials in every form that tools write, and explain what they refuse."""
 
+import time
 from pathlib import Path
 
 import pytest
 
-from fleetnet.errors import CredentialError
-from fleetnet.ports.openssl_context import Context, client_context, server_context
+from fleetnet.errors import CertificateNotYetValid, CredentialError, FleetError, WrongCA
+from fleetnet.ports.openssl_context import (
+    CERT_NONE,
+    CERT_OPTIONAL,
+    CERT_REQUIRED,
+    Context,
+    client_context,
+    server_context,
+)
 from fleetnet.ports.openssl_object import SslObject
 from fleetnet_server.identity.pki import Credential, to_pem
 from pki import Pki, key_pem
@@ -112,3 +120,67 @@ def test_a_client_that_verifies_wants_a_name(pki: Pki) -> None:
         with pytest.raises(CredentialError, match="server_hostname"):
             SslObject(context, name)
     SslObject(client_context(insecure=True))
+
+
+def test_verify_mode_of_a_client(pki: Pki) -> None:
+    context = client_context(pki.ca.certificate)
+    bad = server_context(*pki.server_of_other_ca)
+    assert (context.verify_mode, context.mode) == (CERT_REQUIRED, "verified")
+    for number in (CERT_OPTIONAL, CERT_REQUIRED):  # the stricter reading of OPTIONAL
+        context.verify_mode = number
+        assert context.verify_mode == CERT_REQUIRED
+        with pytest.raises(WrongCA):
+            works(context, bad)
+    context.verify_mode = CERT_NONE
+    assert (context.verified, context.mode) == (False, "insecure")
+    assert works(context, bad)
+    insecure = client_context(insecure=True)
+    assert insecure.verify_mode == CERT_NONE
+    with pytest.raises(CredentialError, match="needs a trust anchor"):
+        insecure.verify_mode = CERT_REQUIRED
+    with pytest.raises(CredentialError, match="verify_mode is"):
+        context.verify_mode = 3
+
+
+def test_verify_mode_of_a_server(pki: Pki) -> None:
+    """OPTIONAL asks; who shows a certificate must be good, and then counts as verified."""
+    server = server_context(*pki.server, pki.ca.certificate)
+    assert server.verify_mode == CERT_REQUIRED and server.verified
+    server.verify_mode = CERT_OPTIONAL
+    assert server.verify_mode == CERT_OPTIONAL and not server.verified
+
+    def meet(*pair: bytes) -> SslObject:
+        end = SslObject(server)
+        shake(SslObject(client_context(pki.ca.certificate, *pair), "localhost"), end)
+        return end
+
+    assert not meet().verified and meet().peer_certificate() is None
+    known = meet(*pki.device)
+    assert known.verified and known.peer_certificate() == pki.device.certificate
+    for bad in (pki.device_of_other_ca, pki.device_expired, pki.device_wrong_usage):
+        with pytest.raises(FleetError):
+            meet(*bad)
+    server.verify_mode = CERT_NONE
+    assert meet(*pki.device).peer_certificate() is None
+    server.verify_mode = CERT_REQUIRED
+    with pytest.raises(FleetError, match="sent no certificate"):
+        meet()
+    with pytest.raises(CredentialError, match="needs a trust anchor"):
+        server_context(*pki.server).verify_mode = CERT_OPTIONAL
+
+
+@pytest.mark.parametrize("datagram", [False, True])
+def test_an_unset_clock_is_named(pki: Pki, datagram: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = client_context(pki.ca.certificate, datagram=datagram)
+    monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((2000, 1, 1, 0, 0, 0, 5, 1, 0)))
+    with pytest.raises(CertificateNotYetValid, match=r"clock was never set \(year 2000\)"):
+        SslObject(context, "localhost")
+    # These need no clock.
+    SslObject(client_context(pins=[bytes(32)], datagram=datagram), "localhost")
+    SslObject(client_context(psk=("a", bytes(16)), datagram=datagram), "localhost")
+    SslObject(server_context(*pki.server, pki.ca.certificate, datagram=datagram))
+
+
+def test_two_ways_to_know_a_server_are_one_too_many(pki: Pki) -> None:
+    with pytest.raises(CredentialError, match="not by two"):
+        client_context(pki.ca.certificate, insecure=True)

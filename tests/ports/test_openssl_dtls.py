@@ -10,7 +10,7 @@ import pytest
 
 from dtls_world import HERE, Client, World
 from fleetnet.errors import HandshakeTimeout, Rejected, WrongCA
-from fleetnet.ports.openssl_dtls import parse_hello_untrusted
+from fleetnet.ports.openssl_dtls_wire import parse_hello_untrusted
 from pki import Pki
 
 FLOOD = int(os.environ.get("FLEETNET_FLOOD", "20000"))

@@ -178,10 +178,10 @@ def test_an_error_of_one_connection_does_not_hurt_another(pair: Callable[[str], 
     client, server = pair("TLSv1.3")
     lib = openssl_errors._lib
     # Fails, and leaves its reason in the thread's queue as a careless library would.
-    lib.SSL_CTX_set_cipher_list(server._context.native._context, b"NO-SUCH-CIPHER")
+    lib.SSL_CTX_set_cipher_list(server.context.native._context, b"NO-SUCH-CIPHER")
     assert lib.ERR_peek_error()
     assert server.read() is None
-    lib.SSL_CTX_set_cipher_list(server._context.native._context, b"NO-SUCH-CIPHER")
+    lib.SSL_CTX_set_cipher_list(server.context.native._context, b"NO-SUCH-CIPHER")
     client.write(b"x")
     server.feed(client.output()[:-1] + b"\0")
     with pytest.raises(LinkClosed) as caught:

@@ -1,23 +1,10 @@
-"""The DTLS listener: its own UDP socket, many datagrams a turn of the loop.
-
-asyncio's DatagramProtocol takes one datagram a turn, which is five times slower than
-draining the socket from add_reader.
-"""
-
-import asyncio
-import socket
+"""The DTLS listener: associations of ports/cpython_dtls_server.py as core's transports."""
 
 from fleetnet.errors import FleetError
+from fleetnet.ports.cpython_dtls_server import DtlsSocket
 from fleetnet.ports.openssl_context import Context
-from fleetnet.ports.openssl_dtls import Address, Association, DtlsAcceptor
+from fleetnet.ports.openssl_dtls import Address, Association
 from fleetnet_server.core.transport import Accept, LinkHandler, Refused
-
-# A turn stays under a millisecond or two, so that timers and TLS get theirs.
-_DATAGRAMS_A_TURN = 64
-_DATAGRAM_BYTES = 2048
-
-# A burst of every device at once must fit; the kernel caps it at net.core.rmem_max.
-_RECEIVE_BUFFER = 4 << 20
 
 
 class DtlsLink:
@@ -32,6 +19,11 @@ class DtlsLink:
         self._association: Association | None = association
         self.address = (association.address[0], association.address[1])
         self.handler: LinkHandler | None = None
+
+    @property
+    def psk_identity(self) -> bytes | None:
+        """By which the client named itself; None: it showed a certificate."""
+        return self._association.ssl.psk_identity if self._association is not None else None
 
     def send(self, data: bytes) -> None:
         """See Transport.send; a datagram that finds no room is lost, as on the wire."""
@@ -59,13 +51,8 @@ class DtlsLink:
             handler.link_lost(error)
 
 
-class DtlsListener:
-    """Accepts DTLS associations and hands the authenticated ones to ``accept``.
-
-    Attributes:
-        acceptor: cookies, associations and counters (openssl_dtls.DtlsAcceptor).
-        send_dropped: datagrams that the kernel had no room for.
-    """
+class DtlsListener(DtlsSocket):
+    """Accepts DTLS associations and hands the authenticated ones to ``accept``."""
 
     def __init__(
         self,
@@ -76,89 +63,13 @@ class DtlsListener:
         handshake_timeout_s: float = 10.0,
         max_handshakes: int = 1000,
     ):
-        self.acceptor = DtlsAcceptor(
-            context,
-            self._transmit,
-            self._open,
-            self._data,
-            self._lost,
-            self._refused,
-            max_handshakes=max_handshakes,
-            handshake_timeout_s=handshake_timeout_s,
+        super().__init__(
+            context, handshake_timeout_s=handshake_timeout_s, max_handshakes=max_handshakes
         )
         self._accept = accept
         self._report = refused
-        self.port = 0
-        self.send_dropped = 0
-        self._sock: socket.socket | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0.0
-        self._loop = asyncio.get_running_loop()
 
-    async def start(self, host: str, port: int) -> None:
-        """Bind ``host``:``port``; port 0 takes a free one, see ``port``.
-
-        Raises:
-            OSError: the address is in use or not ours.
-        """
-        infos = await self._loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-        sock = socket.socket(infos[0][0], socket.SOCK_DGRAM)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-            sock.bind(infos[0][4])
-        except OSError:
-            sock.close()
-            raise
-        self.port = sock.getsockname()[1]
-        self._sock = sock
-        self._loop.add_reader(sock.fileno(), self._drain)
-
-    def _drain(self) -> None:
-        sock = self._sock
-        if sock is None:
-            return
-        receive = self.acceptor.receive
-        receive_from = sock.recvfrom
-        now = self._loop.time()
-        try:
-            for _ in range(_DATAGRAMS_A_TURN):
-                data, address = receive_from(_DATAGRAM_BYTES)
-                receive(data, address, now)
-        except (BlockingIOError, InterruptedError):
-            pass
-        except ConnectionError:
-            pass  # an ICMP error of an earlier send; the association's timers see to it
-        finally:
-            self._schedule()
-
-    def _schedule(self) -> None:
-        """Keep one timer, for the earliest handshake."""
-        due = self.acceptor.next_timer()
-        if due is None or (self._timer is not None and self._timer_due <= due):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        # Not timer.when(): uvloop's handle for a time that has passed has none.
-        self._timer_due = due
-        self._timer = self._loop.call_at(due, self._handle_timer)
-
-    def _handle_timer(self) -> None:
-        self._timer = None
-        self.acceptor.handle_timer(self._loop.time())
-        self._schedule()
-
-    def _transmit(self, datagram: bytes, address: Address) -> None:
-        sock = self._sock
-        if sock is None:
-            return
-        try:
-            sock.sendto(datagram, address)
-        except OSError:
-            # No room, or no route: the session's own timers notice that nothing arrives.
-            self.send_dropped += 1
-
-    def _open(self, association: Association) -> None:
+    def on_open(self, association: Association) -> None:
         link = association.owner = DtlsLink(self, association)
         if not self.acceptor.is_accepting:
             link.close()
@@ -172,7 +83,7 @@ class DtlsListener:
         if link._association is not None:
             link.handler = handler
 
-    def _data(self, association: Association, payload: bytes) -> None:
+    def on_data(self, association: Association, payload: bytes) -> None:
         link: DtlsLink = association.owner
         if not payload:
             link_handler = link.handler
@@ -182,26 +93,9 @@ class DtlsListener:
         elif link.handler is not None:
             link.handler.receive_data(payload)
 
-    def _lost(self, association: Association, error: FleetError | None) -> None:
+    def on_lost(self, association: Association, error: FleetError | None) -> None:
         if association.owner is not None:
             association.owner.lost(error)
 
-    def _refused(self, address: Address, error: FleetError) -> None:
+    def on_refused(self, address: Address, error: FleetError) -> None:
         self._report("dtls", (address[0], address[1]), error)
-
-    def stop_accepting(self) -> None:
-        """Answer no more hellos; live associations go on."""
-        self.acceptor.is_accepting = False
-
-    def close(self) -> None:
-        """Close every association and the socket."""
-        for association in list(self.acceptor.associations.values()):
-            if association.owner is not None:
-                association.owner.close()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._sock is not None:
-            self._loop.remove_reader(self._sock.fileno())
-            self._sock.close()
-            self._sock = None

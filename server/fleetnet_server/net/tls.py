@@ -29,6 +29,11 @@ class TlsConnection(SecureProtocol):
         self._is_counted = False
         self.address: tuple[str, int] = ("?", 0)
 
+    @property
+    def psk_identity(self) -> bytes | None:
+        """By which the client named itself; None: it showed a certificate."""
+        return self._ssl.psk_identity if self._ssl is not None else None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         name = transport.get_extra_info("peername")
         if name:

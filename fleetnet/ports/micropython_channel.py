@@ -1,0 +1,248 @@
+"""One TLS connection or DTLS association of MicroPython's tls module, over any stream.
+
+Nothing in here waits: recv() and write() return None for "nothing now".
+
+- Any exception but that ends the connection: mbedTLS repeats it for ever. Both layers are
+  closed, and neither is touched again: cipher() before the handshake's end and
+  setblocking() after close crash the process.
+- verify_callback belongs to the context, not to the connection. A call into mbedTLS runs to
+  its end before another can begin, so the context notes for whom it is (``active``).
+- A context that knows its peer otherwise than by a chain (pins, pre-shared keys) has a
+  ``check`` to pass at the end of the handshake, and its Recorder lets no record of
+  application data out before, whoever drives the handshake, and be it a write.
+
+Source: extmod/modtls_mbedtls.c.
+"""
+
+import io
+
+from fleetnet.errors import LimitError, LinkClosed, LinkError, Unsupported
+
+# Record types (RFC 8446 section 5.1).
+CHANGE_CIPHER_SPEC = 20
+_ALERT = 21
+HANDSHAKE = 22
+APPLICATION_DATA = 23
+HEADER = 5  # bytes; in DTLS it has 8 more: epoch and number
+
+
+class Recorder(io.IOBase):
+    """Stands between mbedTLS and the transport and remembers what mbedTLS does not tell.
+
+    This is a client's; micropython_listen.py has the server's, micropython_modes.py the one
+    that bars.
+
+    Attributes:
+        alert: description of the last plaintext fatal alert received (RFC 5246 section
+            7.2), or None. TLS 1.3 encrypts it.
+        sealed: the handshake is over, as far as records tell. DTLS: ChangeCipherSpec and a
+            record of epoch 1 arrived (the server's Finished). TLS 1.2: a handshake record
+            behind ChangeCipherSpec (the same). TLS 1.3: an encrypted record has left (our
+            own).
+        verdict: the error that our own check of the peer came to, or None.
+        agreed: the pin of this connection's peer was looked at and is one of ours.
+        certificate: the peer's, DER; kept where the firmware does not keep it.
+    """
+
+    def __init__(self, transport, channel, datagram):
+        self.transport = transport
+        self.channel = channel
+        self.datagram = datagram
+        self._alert_next = False
+        self.spec_changed = False
+        self.alert = None
+        self.sealed = False
+        self.verdict = None
+        self.agreed = False
+        self.certificate = None
+
+    def readinto(self, buf):
+        try:
+            count = self.transport.readinto(buf)
+        except OSError as error:
+            # An exception must not fly through mbedTLS's C frames; a number may.
+            return -abs(error.args[0])
+        if count and not self.sealed:
+            if self.datagram:
+                if count >= 15 and buf[0] == _ALERT and not buf[4]:
+                    self.alert = buf[14]
+                self.look_at_datagram(buf, count)
+            elif self._alert_next:
+                # mbedTLS reads the 5-byte header of a record first, then its body.
+                self._alert_next = False
+                if count == 2 and buf[0] == 2:
+                    self.alert = buf[1]
+            elif count == HEADER:
+                self._alert_next = buf[0] == _ALERT and buf[4] == 2
+                self.look_at_header(buf[0])
+        return count
+
+    def write(self, buf):
+        if not self.sealed:
+            self.look_at_own(buf)
+        try:
+            return self.transport.write(buf)
+        except OSError as error:
+            return -abs(error.args[0])
+
+    def ioctl(self, request, argument):
+        return 0
+
+    def look_at_datagram(self, buf, count):
+        at = 0
+        while at + 13 <= count:
+            if buf[at] == CHANGE_CIPHER_SPEC:
+                self.spec_changed = True
+            elif buf[at + 4]:  # the epoch
+                self.sealed = self.spec_changed
+            at += 13 + (buf[at + 11] << 8 | buf[at + 12])
+
+    def look_at_header(self, kind):
+        # TLS 1.3 sends ChangeCipherSpec for show, and no plain handshake record after it.
+        self.sealed = self.spec_changed and kind == HANDSHAKE
+        self.spec_changed = self.spec_changed or kind == CHANGE_CIPHER_SPEC
+
+    def look_at_own(self, buf):
+        self.sealed = buf[0] == APPLICATION_DATA and not self.datagram
+
+
+class Again(LinkError):
+    """A DTLS client's first hello was answered with a cookie; nothing is kept of it."""
+
+
+class Channel:
+    """A connection: the tls module's object, its Recorder and its transport.
+
+    Args:
+        context: a micropython_tls.Context.
+        transport: a socket, or any stream that has readinto, write and ioctl.
+        what: "HOST:PORT", for messages.
+        client_id: bytes that name a DTLS client's address; its cookie is bound to them.
+
+    Raises:
+        CredentialError (no server_hostname), LimitError, Unsupported. The transport stays open.
+    """
+
+    def __init__(self, context, transport, server_hostname, what, client_id=None):
+        options = {"server_side": context.server_side, "do_handshake_on_connect": False}
+        if not context.server_side:
+            options["server_hostname"] = server_hostname
+        if client_id is not None:
+            options["client_id"] = client_id
+        self._context = context
+        self._what = what
+        self._is_over = False
+        self.recorder = context.recorder_class(transport, self, context.datagram)
+        try:
+            self._io = context.native.wrap_socket(self.recorder, **options)
+        except TypeError:
+            raise Unsupported("this firmware has no DTLS server: it came with MicroPython 1.26")
+        except (OSError, ValueError, MemoryError) as error:
+            raise map_late(error, None, what)
+        self._keeps_certificate = hasattr(self._io, "getpeercert")
+        context.watch(not self._keeps_certificate)
+
+    def recv(self, n):
+        """Return 1 to ``n`` bytes (DTLS: of one record), b"" at the end, None for nothing now."""
+        io = self._open()
+        try:
+            data = io.recv(n)
+        except (OSError, ValueError, MemoryError) as error:
+            raise self.broken(error)
+        if data is not None:
+            self.admit()
+        return data
+
+    def write(self, view):
+        """Return how many bytes were taken, or None: try again, with the very same bytes.
+
+        mbedTLS insists on that. The first write includes the handshake.
+        """
+        io = self._open()
+        try:
+            count = io.write(view)
+        except (OSError, ValueError, MemoryError) as error:
+            raise self.broken(error)
+        if count is not None:
+            self.admit()
+        return count
+
+    def _open(self):
+        if self._io is None:
+            raise LinkClosed("%s: connection is closed" % self._what)
+        self._context.active = self.recorder
+        return self._io
+
+    def is_over(self):
+        """Say whether the handshake is over; a peer that was barred then raises its verdict."""
+        if not self._is_over and self._io is not None and self.recorder.sealed:
+            context = self._context
+            if self._keeps_certificate and context.shows_certificate():
+                # Exact: a session, and with it the peer's certificate, is there from the very
+                # end of the handshake on.
+                if self._io.getpeercert(True) is not None:
+                    self.admit()
+            elif context.datagram and not context.server_side:
+                return True  # so it seems; anybody may send such datagrams
+            else:
+                self.admit()
+        return self._is_over
+
+    def admit(self):
+        """Note the end of the handshake; raise what bars the peer."""
+        if not self._is_over:
+            self._is_over = True
+            verdict = self.check()
+            if verdict is not None:
+                raise self.broken(verdict)
+
+    def check(self):
+        """Return the error that bars the peer, or None; after the handshake."""
+        check = self._context.check
+        return None if check is None else check(self)
+
+    def broken(self, error):
+        """Close, and return the fleetnet error for ``error``."""
+        mapped = map_late(error, self.recorder, self._what)
+        if isinstance(mapped, Again):
+            self._io = None  # mbedTLS has freed it; the transport serves the next try
+        self.close()
+        return mapped
+
+    def cipher(self):
+        """Return (name, version); None before the handshake's end.
+
+        A DTLS client whose firmware lacks getpeercert knows of it by the first record.
+        """
+        self.is_over()
+        if self._io is None or not self._is_over:
+            return None
+        return self._io.cipher()
+
+    def native_cipher(self):
+        """As cipher(), for a caller who knows that the handshake is over."""
+        return self._io.cipher()
+
+    def peer_certificate(self):
+        """Return the peer's certificate as DER, None when it showed none."""
+        if self._io is None or not self.is_over():
+            return None
+        return self._io.getpeercert(True) if self._keeps_certificate else self.recorder.certificate
+
+    def close(self):
+        """Close both layers; harmless when repeated."""
+        io = self._io
+        self._io = None
+        if io is not None:
+            io.close()
+            self.recorder.transport.close()
+            self._context.active = None
+
+
+def map_late(error, recorder, what):
+    """As map_error, which is loaded by the first error."""
+    try:
+        from fleetnet.ports.micropython_errors import map_error
+    except MemoryError:
+        return LimitError("not enough memory for a connection to %s" % what)
+    return map_error(error, recorder, what)
