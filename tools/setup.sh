@@ -87,6 +87,8 @@ if [ "$target" != demo ]; then
     debian_tool openssl openssl
     debian_tool mosquitto mosquitto
     debian_tool faketime faketime
+    debian_tool gnutls-cli gnutls-bin
+    debian_tool mosquitto_sub mosquitto-clients
 fi
 if [ "$target" = bench ]; then
     debian_tool coap-server-openssl libcoap3-bin
