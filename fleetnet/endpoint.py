@@ -16,7 +16,6 @@ from fleetnet.errors import (
     LinkClosed,
     ProtocolError,
     Rejected,
-    reason_text,
 )
 from fleetnet.events import Closed, Refused
 from fleetnet.ports import port
@@ -156,6 +155,11 @@ class Endpoint:
 
     def _raise_ending(self, event: "Closed | Refused") -> None:
         ending = event.ending
+        if isinstance(event, Closed) and not event.by_peer and not ending.reason:
+            return
+        # Only now: a board that is never refused does not load the words.
+        from fleetnet.reasons import reason_text
+
         text = reason_text(ending.reason)
         if ending.detail:
             text = "%s: %s" % (text, ending.detail)

@@ -64,8 +64,6 @@ class Recorder(io.IOBase):
             return -abs(error.args[0])
         if count and not self.sealed:
             if self.datagram:
-                if count >= 15 and buf[0] == _ALERT and not buf[4]:
-                    self.alert = buf[14]
                 self.look_at_datagram(buf, count)
             elif self._alert_next:
                 # mbedTLS reads the 5-byte header of a record first, then its body.
@@ -89,9 +87,12 @@ class Recorder(io.IOBase):
         return 0
 
     def look_at_datagram(self, buf, count):
+        # A unix port may hand out two datagrams at once: an alert may stand behind a flight.
         at = 0
         while at + 13 <= count:
-            if buf[at] == CHANGE_CIPHER_SPEC:
+            if buf[at] == _ALERT and not buf[at + 4] and at + 15 <= count:
+                self.alert = buf[at + 14]
+            elif buf[at] == CHANGE_CIPHER_SPEC:
                 self.spec_changed = True
             elif buf[at + 4]:  # the epoch
                 self.sealed = self.spec_changed

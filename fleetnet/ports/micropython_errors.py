@@ -20,9 +20,9 @@ from fleetnet.errors import (
     Unreachable,
     WrongCA,
     WrongName,
-    rejected_by_alert,
 )
 from fleetnet.ports.micropython_channel import Again
+from fleetnet.reasons import rejected_by_alert
 
 _SSL_TIMEOUT = 26624
 _HELLO_VERIFY_REQUIRED = 27264

@@ -14,8 +14,8 @@ from fleetnet.errors import (
     TrustError,
     WrongCA,
     WrongName,
-    rejected_by_alert,
 )
+from fleetnet.reasons import rejected_by_alert
 
 _lib = Binding.lib
 _ffi = Binding.ffi

@@ -18,6 +18,7 @@ from fleetnet.frame import READINGS, TELEMETRY
 from fleetnet.ports import port
 from fleetnet.ports.openssl_context import Context, client_context
 from fleetnet.ports.openssl_object import SslObject
+from fleetnet.reasons import reason_text
 from fleetnet.session import CLOSING, OPEN, OVER, Session
 
 _BYTES = 65536
@@ -120,7 +121,7 @@ class LoadDevice:
             elif isinstance(event, events.Closed) and event.ending.reason == errors.NORMAL:
                 self.is_open = False
             elif isinstance(event, events.Closed | events.Refused):
-                raise RuntimeError(f"session over: {errors.reason_text(event.ending.reason)}")
+                raise RuntimeError(f"session over: {reason_text(event.ending.reason)}")
 
     def visit(self, most: int) -> int:
         """Send at most ``most`` messages in one go; return how many the window took."""

@@ -4,7 +4,7 @@ import json
 import re
 
 from fleetnet import frame, limits
-from fleetnet.errors import REASONS
+from fleetnet.reasons import REASONS
 from rules.tree import ROOT, product_files
 
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")

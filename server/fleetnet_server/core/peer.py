@@ -10,6 +10,7 @@ from fleetnet.acceptor import AcceptorSession
 from fleetnet.errors import FleetError
 from fleetnet.handshake import Hello, Welcome
 from fleetnet.ports import port
+from fleetnet.reasons import reason_text
 from fleetnet.session import DOWN, OPEN, OVER
 from fleetnet.ticks import ticks_diff
 from fleetnet_server.core.transport import Transport
@@ -170,7 +171,7 @@ class Peer:
 
     def _closed(self, event: events.Closed) -> None:
         ending = event.ending
-        text = errors.reason_text(ending.reason)
+        text = reason_text(ending.reason)
         if ending.detail:
             text = f"{text}: {ending.detail}"
         self._sessions.leave(self, f"{'device' if event.by_peer else 'server'} ended it: {text}")

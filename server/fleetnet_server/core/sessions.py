@@ -12,6 +12,7 @@ from fleetnet.errors import FleetError
 from fleetnet.events import Gap
 from fleetnet.handshake import Hello
 from fleetnet.limits import WINDOW
+from fleetnet.reasons import reason_text
 from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.ports import MessageStore
 from fleetnet_server.core.router import Router
@@ -138,7 +139,7 @@ class Sessions:
 
     def refused(self, peer: Peer, refusal: Refusal) -> None:
         """Log a device that got REFUSE."""
-        reason = errors.reason_text(refusal.reason)
+        reason = reason_text(refusal.reason)
         _log.warning("device refused", device=peer.name, reason=reason, why=refusal.message)
 
     def noted_gap(self, peer: Peer, gap: Gap) -> None:
