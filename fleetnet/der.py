@@ -18,8 +18,10 @@ RSA = b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01"  # 1.2.840.113549.1.1.1
 ED25519 = b"\x2b\x65\x70"  # 1.3.101.112
 PBES2 = b"\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0d"  # an encrypted PKCS #8 key begins with it
 
+_BASIC_CONSTRAINTS = b"\x55\x1d\x13"  # 2.5.29.19
 _SUBJECT_ALT_NAME = b"\x55\x1d\x11"  # 2.5.29.17
 
+_BOOLEAN = 0x01
 _INTEGER = 0x02
 _BIT_STRING = 0x03
 _OCTET_STRING = 0x04
@@ -83,32 +85,27 @@ def spki(cert: "bytes | memoryview") -> bytes:
     return bytes(cert[start:stop])
 
 
+def is_issued_leaf(cert: "bytes | memoryview") -> bool:
+    """Say whether somebody else issued the certificate, and it may issue none itself."""
+    at, end = _enter(cert, 0, len(cert), _SEQUENCE)
+    at, end = _enter(cert, at, end, _SEQUENCE)
+    if _value(cert, at, end)[0] == 0xA0:
+        at = _skip(cert, at, end, 1)
+    issuer = _skip(cert, at, end, 2)  # serial, signature algorithm
+    validity = _skip(cert, issuer, end, 1)
+    subject = _skip(cert, validity, end, 1)
+    behind = _skip(cert, subject, end, 1)
+    if bytes(cert[issuer:validity]) == bytes(cert[subject:behind]):
+        return False
+    at, end = _extension(cert, _BASIC_CONSTRAINTS)
+    # SEQUENCE { cA BOOLEAN DEFAULT FALSE, ... } (RFC 5280 section 4.2.1.9)
+    return at == end or _value(cert, at, end)[0] != _BOOLEAN
+
+
 def san_uris(cert: "bytes | memoryview") -> "list[str]":
     """Return the URIs of the subject alternative name, in their order; none: []."""
-    _, at, end = _public_key(cert)
     uris: "list[str]" = []
-    while at < end:
-        tag, start, stop = _value(cert, at, end)
-        if tag == 0xA3:
-            start, stop = _enter(cert, start, stop, _SEQUENCE)
-            while start < stop:
-                after = _value(cert, start, stop)[2]
-                _collect_uris(cert, start, stop, uris)
-                start = after
-        at = stop
-    return uris
-
-
-def _collect_uris(cert: "bytes | memoryview", at: int, end: int, uris: "list[str]") -> None:
-    """Take the URIs out of the extension at ``at`` if it is a subject alternative name."""
-    at, end = _enter(cert, at, end, _SEQUENCE)
-    start, stop = _enter(cert, at, end, _OID)
-    if bytes(cert[start:stop]) != _SUBJECT_ALT_NAME:
-        return
-    tag, start, after = _value(cert, stop, end)
-    if tag != _OCTET_STRING:  # the BOOLEAN "critical"
-        start, _ = _enter(cert, after, end, _OCTET_STRING)
-    at, end = _enter(cert, start, end, _SEQUENCE)
+    at, end = _extension(cert, _SUBJECT_ALT_NAME)
     while at < end:
         tag, start, stop = _value(cert, at, end)
         if tag == _URI:
@@ -117,6 +114,27 @@ def _collect_uris(cert: "bytes | memoryview", at: int, end: int, uris: "list[str
             except UnicodeError:
                 raise CredentialError("a URI of the certificate is not text")
         at = stop
+    return uris
+
+
+def _extension(cert: "bytes | memoryview", wanted: bytes) -> "tuple[int, int]":
+    """Return (start, stop) within the SEQUENCE of an extension; (0, 0) when it is not there."""
+    _, at, end = _public_key(cert)
+    while at < end:
+        tag, start, stop = _value(cert, at, end)
+        if tag == 0xA3:
+            start, stop = _enter(cert, start, stop, _SEQUENCE)
+            while start < stop:
+                first, last = _enter(cert, start, stop, _SEQUENCE)
+                name, behind = _enter(cert, first, last, _OID)
+                if bytes(cert[name:behind]) == wanted:
+                    tag, first, after = _value(cert, behind, last)
+                    if tag != _OCTET_STRING:  # the BOOLEAN "critical"
+                        first, after = _enter(cert, after, last, _OCTET_STRING)
+                    return _enter(cert, first, after, _SEQUENCE)
+                start = last
+        at = stop
+    return 0, 0
 
 
 def algorithm(data: "bytes | memoryview") -> bytes:

@@ -167,11 +167,14 @@ async def open_datagram(host, port, context, server_hostname=None, timeout_ms=10
     return await micropython_dtls.open_datagram(host, port, context, server_hostname, timeout_ms)
 
 
-def full_client_context(*args, **options):
+def full_client_context(ca=None, *args, **options):
     """As client_context; what it returns can do more, see micropython_context.Context."""
-    from fleetnet.ports.micropython_context import Context
+    from fleetnet.ports.micropython_context import Context, pins_of_leaf
 
-    return client_context(*args, kind=Context, **options)
+    pins = pins_of_leaf(ca) if ca and not options.get("pins") else None
+    if pins:
+        ca, options["pins"] = None, pins
+    return client_context(ca, *args, kind=Context, **options)
 
 
 def server_context(cert=None, key=None, ca=None, datagram=False, psk=None, ciphers=None):

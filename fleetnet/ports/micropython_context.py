@@ -3,12 +3,35 @@
 A device makes do with the smaller one of micropython_tls.py.
 """
 
+import hashlib
+
+from fleetnet import der
 from fleetnet.errors import CredentialError, Unsupported
 from fleetnet.ports import micropython_tls
 
 CERT_NONE = 0
 CERT_OPTIONAL = 1
 CERT_REQUIRED = 2
+
+
+def pins_of_leaf(ca):
+    """Return the pin of an anchor that is a server's own certificate, issued by a CA; else None.
+
+    mbedTLS takes such a leaf for an anchor only when it signed itself
+    (x509_crt_check_ee_locally_trusted), so its key is what the server is known by.
+    """
+    if isinstance(ca, (list, tuple)):
+        return None
+    from fleetnet.ports.micropython_misuse import to_der
+
+    try:
+        certificate = to_der(micropython_tls.read_source(ca))
+        info = der.spki(certificate)
+        if der.is_issued_leaf(certificate) and der.algorithm(info) in (der.EC, der.RSA):
+            return [hashlib.sha256(info).digest()]
+    except (CredentialError, ValueError):
+        pass  # loading it says what is wrong
+    return None
 
 
 class Context(micropython_tls.Context):

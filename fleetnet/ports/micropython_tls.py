@@ -123,7 +123,7 @@ def make_context(side, datagram, mode, kind):
     return kind(tls.SSLContext(number), datagram, side == "SERVER", mode)
 
 
-def _read(source):
+def read_source(source):
     """Return the bytes of a path or of bytes; tls takes neither bytearray nor memoryview."""
     if isinstance(source, str):
         try:
@@ -138,7 +138,7 @@ def load_anchors(context, ca):
     """Trust one source or a list of them."""
     context.has_anchors = True
     for source in ca if isinstance(ca, (list, tuple)) else (ca,):
-        data = _read(source)
+        data = read_source(source)
         error = None
         # Two DER certificates in one blob load without error; only the first counts.
         if _is_single(data):
@@ -157,8 +157,8 @@ def load_pair(context, cert, key):
 
     mbedTLS does not compare the two; in the handshake the server would only say "no".
     """
-    certificate = _read(cert or b"")
-    secret = _read(key or b"")
+    certificate = read_source(cert or b"")
+    secret = read_source(key or b"")
     error = None
     if _is_single(certificate):
         # The point of a P-256 key follows these bytes in SEC1 and PKCS #8.

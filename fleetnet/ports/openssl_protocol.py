@@ -7,6 +7,7 @@ the server's listener.
 """
 
 import asyncio
+import contextlib
 from typing import cast
 
 from fleetnet.errors import FleetError, HandshakeTimeout, LinkClosed
@@ -194,7 +195,9 @@ class SecureProtocol(asyncio.Protocol):
             transport.write(out)
         transport.resume_reading()
         if transport.can_write_eof():
-            transport.write_eof()
+            # The peer may have reset the connection, which asyncio has not noticed yet.
+            with contextlib.suppress(OSError):
+                transport.write_eof()
         self._timer = asyncio.get_running_loop().call_later(linger_s, transport.abort)
 
     def _finish(self, error: FleetError | None) -> None:

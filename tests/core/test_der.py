@@ -34,10 +34,16 @@ def uri_extension(*names, critical=False):
     return sequence(value(0x06, b"\x55\x1d\x11"), mark, value(0x04, sequence(*names)))
 
 
-def certificate(info, extensions=b"", version=True):
+def constraints(*inner):
+    mark = value(0x01, b"\xff")
+    return sequence(value(0x06, b"\x55\x1d\x13"), mark, value(0x04, sequence(*inner)))
+
+
+def certificate(info, extensions=b"", version=True, issuer=b""):
     """The outline of RFC 5280 section 4.1; what der.py steps over is left empty."""
     parts = [value(0xA0, value(0x02, b"\x02"))] if version else []
-    parts += [value(0x02, os.urandom(8)), sequence(), sequence(), sequence(), sequence(), info]
+    names = [sequence(issuer), sequence(), sequence()]  # issuer, validity, subject
+    parts += [value(0x02, os.urandom(8)), sequence()] + names + [info]
     if extensions:
         parts.append(value(0xA3, sequence(extensions)))
     return sequence(sequence(*parts), sequence(), value(0x03, b"\0" * 70))
@@ -88,6 +94,16 @@ def test_uris_in_their_order_among_other_names():
         assert der.san_uris(cert) == ["urn:fleetnet:one", "urn:two"], critical
     assert der.san_uris(certificate(INFO, usage)) == []
     assert der.san_uris(certificate(INFO)) == []
+
+
+def test_leaves_that_somebody_else_issued():
+    other = value(0x0C, b"another name")
+    authority = value(0x01, b"\xff")
+    for extensions in (b"", constraints(), uri_extension(value(0x86, b"urn:x"))):
+        assert der.is_issued_leaf(certificate(INFO, extensions, issuer=other))
+        assert not der.is_issued_leaf(certificate(INFO, extensions)), "it signed itself"
+    for inner in ((authority,), (authority, value(0x02, b"\0"))):
+        assert not der.is_issued_leaf(certificate(INFO, constraints(*inner), issuer=other))
 
 
 def test_public_half_of_private_keys():

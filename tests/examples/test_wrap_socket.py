@@ -1,0 +1,100 @@
+"""Row 10: wrap_socket as `ssl` and `ussl` had it."""
+
+from pathlib import Path
+
+import pytest
+
+from examples.programs import (
+    HOST,
+    every_runtime,
+    example_server,
+    fail_example,
+    files,
+    has,
+    run_example,
+    s_client,
+    s_server,
+)
+from fleetnet_server.identity.pki import to_pem
+from interpreters import Interpreter
+from pki import Pki, key_pem
+
+Runtime = Interpreter | None
+EXAMPLE = "tls/wrap_socket.py"
+KEY = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def place(pki: Pki, tmp_path: Path) -> Path:
+    files(
+        tmp_path,
+        ca_der=pki.ca.certificate,
+        ca_pem=to_pem(pki.ca.certificate),
+        otherca_der=pki.other_ca.certificate,
+        server_der=pki.server.certificate,
+        serverkey_der=pki.server.key,
+        server_pem=to_pem(pki.server.certificate),
+        serverkey_pem=key_pem(pki.server.key),
+        cert_der=pki.device.certificate,
+        key_der=pki.device.key,
+    )
+    return tmp_path
+
+
+def identity(place: Path) -> tuple[object, ...]:
+    return ("-cert", place / "server.pem", "-key", place / "serverkey.pem")
+
+
+@every_runtime
+def test_without_arguments_nobody_is_verified(runtime: Runtime, place: Path) -> None:
+    with s_server(*identity(place), "-rev") as (port, _):
+        output = run_example(EXAMPLE, runtime, "none", HOST, port)
+    assert output.count("verifies nobody") == 1
+    assert "verified: False" in output and "olleh" in output
+
+
+@every_runtime
+def test_form_of_ssl(runtime: Runtime, place: Path) -> None:
+    with s_server(*identity(place), "-rev") as (port, _):
+        arguments = ("ssl", HOST, port, "localhost")
+        output = run_example(EXAMPLE, runtime, *arguments, place / "ca.der")
+        assert "verified: True" in output and "olleh" in output
+        assert "verifies nobody" not in output
+        assert "WrongCA" in fail_example(EXAMPLE, runtime, *arguments, place / "otherca.der")
+
+
+@every_runtime
+def test_form_of_ussl(runtime: Runtime, place: Path) -> None:
+    """Mutual TLS, which the document of ussl said it could not do."""
+    asks = ("-CAfile", place / "ca.pem", "-Verify", "1", "-verify_return_error")
+    with s_server(*identity(place), *asks, "-rev") as (port, _):
+        pair = (place / "cert.der", place / "key.der")
+        arguments = ("ussl", HOST, port, "localhost", place / "ca.der", *pair)
+        output = run_example(EXAMPLE, runtime, *arguments)
+        assert "verified: True" in output and "olleh" in output
+
+
+@every_runtime
+def test_pre_shared_key(runtime: Runtime) -> None:
+    options = ("-nocert", "-psk_identity", "cam-01", "-psk", KEY, "-cipher", "PSK", "-tls1_2")
+    with s_server(*options, "-rev") as (port, _):
+        arguments = ("psk", HOST, port, "cam-01", KEY)
+        if has(runtime, "psk"):
+            output = run_example(EXAMPLE, runtime, *arguments)
+            assert "verified: True" in output and "olleh" in output
+        else:
+            last = fail_example(EXAMPLE, runtime, *arguments)
+            assert "Unsupported" in last and "MicroPython 1.29" in last
+
+
+@every_runtime
+def test_server(runtime: Runtime, place: Path) -> None:
+    arguments = (place / "server.der", place / "serverkey.der")
+    with (
+        example_server(EXAMPLE, runtime, *arguments, before=("server",)) as (port, server),
+        s_client(port, "-CAfile", place / "ca.pem", "-verify_return_error") as client,
+    ):
+        client.say("hello\n")
+        client.wait_for("you said hello")
+        assert server.finish() == 0
+        assert "verifies nobody" not in server.output
