@@ -308,6 +308,25 @@ class Sender:
                 return True
         return False
 
+    def skip(self, number: int, oldest: int) -> bool:
+        """Give the numbers below ``oldest`` to no message; the peer is told by FORWARD.
+
+        False, and nothing is done, while frames of the stream are not delivered.
+
+        Raises:
+            LimitError: ``oldest`` is beyond the epoch's last sequence number.
+        """
+        stream = self.open_stream(number)
+        if oldest <= stream.next_seq:
+            return True
+        if oldest > limits.MAX_SEQUENCE:
+            raise LimitError("stream %d is at its last sequence number: begin an epoch" % number)
+        if stream.frames:
+            return False
+        stream.next_seq = oldest
+        self.give_up(number, oldest)
+        return True
+
     def give_up(self, number: int, oldest: int) -> None:
         """Drop the frames of a stream below ``oldest``; the peer is told by FORWARD.
 

@@ -7,7 +7,7 @@ outlive every link; parts (commands, configuration, blobs, log) come and go with
 import asyncio
 
 from fleetnet import __version__, limits
-from fleetnet.errors import UNKNOWN_KIND, Rejected
+from fleetnet.errors import UNKNOWN_KIND, FleetError, Rejected
 from fleetnet.events import Delivered, Opened, Received, TimeHeard
 from fleetnet.frame import OPTIONAL
 from fleetnet.handshake import Hello
@@ -57,22 +57,30 @@ class DeviceCore:
         self.last_error: "Exception | None" = None
         self.clock = Clock(port, self.credentials.made_ms)
         self._fragment = limits.FRAGMENT_PAYLOAD
-        if self.credentials.transport == "tls":
+        # What is on the flash must fit whatever transport it leaves by.
+        if self.credentials.transport == "tls" and spool is None:
             self._fragment = limits.MAX_FRAME_PAYLOAD
-        self._outbox = Outbox(outbox_bytes)
+        self._parts: "dict[str, Any]" = {}
+        self._by_kind: "dict[int, Any]" = {}
+        log = self._open_spool(spool, spool_bytes)
+        self._outbox = Outbox(outbox_bytes, spool=log, policy=policy)
         self.session = self._new_session()
+        self._outbox.restore(self.session)
         self._connection = Connection(self, connect_ms, return_ms)
         self._renewing = False
         self._offered = 0
         self._is_started = False
         self._tasks: "list[asyncio.Task[None]]" = []
-        self._parts: "dict[str, Any]" = {}
-        self._by_kind: "dict[int, Any]" = {}
 
     @property
     def dropped(self) -> int:
         """Readings and events that the outbox had no room for."""
         return self._outbox.dropped_readings
+
+    @property
+    def recovered(self) -> int:
+        """Readings and events that the flash still held at the start."""
+        return self._outbox.recovered_readings
 
     @property
     def live_dropped(self) -> int:
@@ -170,6 +178,7 @@ class DeviceCore:
         while True:
             await port.sleep_ms(_POLL_MS)
             self.clock.uptime_ms()  # an idle device must not miss the wrap of ticks
+            self._outbox.poll(port.ticks())
 
     # -- what the connection calls ---------------------------------------------------
 
@@ -199,6 +208,7 @@ class DeviceCore:
     def link_lost(self, error: "Exception | None") -> None:
         """The link is gone, or did not come up."""
         was_online = self.state == ONLINE
+        self._outbox.link_lost()
         self.state = REFUSED if isinstance(error, Rejected) else OFFLINE
         if error is not None:
             self.last_error = error
@@ -216,7 +226,7 @@ class DeviceCore:
         self.progress()
         if isinstance(event, Delivered):
             self.acknowledged += self._outbox.delivered(event.stream, event.seq)
-            self._outbox.feed(self.session)
+            self.acknowledged += self._outbox.feed(self.session)
             self._end_epoch()
             self.wake()
         elif isinstance(event, Received):
@@ -232,7 +242,7 @@ class DeviceCore:
         self.last_error = None
         self._connection.note_opened()
         self.clock.learn(event.welcome.unix_ms)
-        self._outbox.feed(self.session)
+        self.acknowledged += self._outbox.feed(self.session)
         self._end_epoch()
         for part in self._parts.values():
             self._tell(part, "opened", event.welcome)
@@ -261,8 +271,21 @@ class DeviceCore:
     # -- epochs ------------------------------------------------------------------------
 
     def _new_session(self) -> Session:
-        """Return a session of a new epoch."""
-        return Session(port.random_bytes, fragment_payload=self._fragment)
+        """Return a session, of the epoch that the flash names or of a new one."""
+        return Session(port.random_bytes, self._outbox.epoch, self._fragment)
+
+    def _open_spool(self, folder: "str | None", max_bytes: int) -> "Any":
+        """Return the spool; None without one, and when the flash cannot be used."""
+        if folder is None:
+            return None
+        from fleetnet_device.spool import Spool
+
+        try:
+            return Spool(folder, max_bytes, self._fragment)
+        except FleetError as error:
+            self.last_error = error
+            self.report(error, "spool")
+            return None
 
     def _end_epoch(self) -> None:
         """End a session whose sequence numbers are used up, once all is acknowledged."""

@@ -48,8 +48,9 @@ class Device(DeviceCore):
 
     Attributes:
         state: "offline", "connecting", "online" or "refused".
-        sent, acknowledged, dropped: readings and events; sent = acknowledged + dropped +
-            those still on their way. live_dropped: best-effort ones that found no way.
+        sent, recovered, acknowledged, dropped: readings and events; sent + recovered from the
+            flash = acknowledged + dropped + those still on their way. live_dropped:
+            best-effort ones that found no way.
         connects: sessions opened so far.
         errors: reports so far; last_error: why the last connection failed or ended, None
             while one is up.
@@ -212,6 +213,7 @@ class Device(DeviceCore):
         for task in self._tasks:
             task.cancel()
         await asyncio.sleep(0)
+        self._outbox.close()
         self._tasks = []
         self._is_started = False
         self.state = OFFLINE

@@ -1,10 +1,26 @@
-"""Messages that wait to be acknowledged, in RAM, bounded.
+"""Messages that wait to be acknowledged: in RAM, bounded, and on the flash where wanted.
 
 Two parts in one order: those handed to the session (it keeps them, too, until they are
 delivered) and those that still wait for room in its window. When the ceiling is met the
-oldest goes, and is counted: a camera's newest readings matter most.
+oldest goes, or with policy "newest" the one that comes, and is counted; the server learns
+of it by a gap in the sequence numbers. With a spool (spool.py) the flash takes what RAM
+should not hold, and drops count when that is full as well.
 
-Memory: at most ``max_bytes`` of payloads and ``max_messages`` tuples.
+    outbox = Outbox(65536, 256, Spool("/spool"), "oldest")     # spool None: RAM only
+    session = Session(random_bytes, epoch=outbox.epoch)        # None: draws one
+    outbox.restore(session)                                    # once, before anything else
+    outbox.put(session, stream, kind, payload, readings)
+    readings = outbox.feed(session)                            # at Opened and Delivered
+    readings = outbox.delivered(stream, seq)                   # at Delivered
+    outbox.link_lost()                                         # the link has ended
+    outbox.poll(ticks)                                         # once a second
+    if outbox.can_begin_epoch():                               # and again at an end of epoch:
+        session = Session(random_bytes, epoch=outbox.epoch)
+        outbox.begin_epoch(session)
+    outbox.close()                                             # at a clean stop
+
+Memory: at most ``max_bytes`` of payloads (fragments of a message in flight: twice) and
+``max_messages`` entries of eight words; with a spool what its files say.
 """
 
 from fleetnet import limits
@@ -13,31 +29,101 @@ from fleetnet.errors import LimitError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fleetnet.session import Session
+    from fleetnet_device.spool import Spool
+    from fleetnet_device.spool_segment import Segment
+
+# The sequence of an entry that is in RAM only: above all others.
+_NO_SEQUENCE = 1 << 40
+
+
+class Entry:
+    """One message in RAM.
+
+    Attributes:
+        seq: number of its last frame once it is handed over, before that 0.
+        skip: numbers in front of it that belong to dropped messages.
+        payload: None once the session holds it.
+        segment, sequence: its place on the flash, when it is there as well.
+    """
+
+    __slots__ = (
+        "kind", "payload", "readings", "segment", "seq", "sequence", "size", "skip", "stream"
+    )  # fmt: skip
+
+    def __init__(self, stream: int, kind: int, payload: "bytes | None", size: int, readings: int):
+        self.stream = stream
+        self.kind = kind
+        self.payload = payload
+        self.size = size
+        self.readings = readings
+        self.seq = 0
+        self.skip = 0
+        self.segment: "Segment | None" = None
+        self.sequence = _NO_SEQUENCE
 
 
 class Outbox:
     """A ring of messages.
 
+    Args:
+        max_bytes, max_messages: ceilings of what is in RAM.
+        spool: where the rest goes; None: nowhere.
+        policy: what is dropped when all is full, "oldest" or "newest".
+
     Attributes:
-        dropped_messages, dropped_readings: what the ceiling cost.
+        dropped_messages, dropped_readings: what the ceilings cost.
+        waiting, handed: entries in RAM, in order; size, held: bytes of both, of ``handed``.
         is_epoch_over: the session's sequence numbers are used up; what waits needs another
             session, which may begin when everything handed over is delivered.
+
+    Raises:
+        LimitError: no such policy.
     """
 
-    def __init__(self, max_bytes: int = 65536, max_messages: int = 256):
-        self._max_bytes = max_bytes
-        self._max_messages = max_messages
-        # (stream, kind, payload, readings)
-        self._waiting: "list[tuple[int, int, bytes, int]]" = []
-        # (stream, seq, size, readings)
-        self._handed: "list[tuple[int, int, int, int]]" = []
-        self._size = 0
+    def __init__(
+        self,
+        max_bytes: int = 65536,
+        max_messages: int = 256,
+        spool: "Spool | None" = None,
+        policy: str = "oldest",
+    ):
+        if policy not in ("oldest", "newest"):
+            raise LimitError('policy %r is neither "oldest" nor "newest"' % (policy,))
+        self.policy = policy
         self.dropped_messages = 0
         self.dropped_readings = 0
         self.is_epoch_over = False
+        self.spool = spool
+        self.max_bytes = max_bytes
+        self.max_messages = max_messages
+        self.waiting: "list[Entry]" = []
+        self.handed: "list[Entry]" = []
+        self.size = 0
+        self.held = 0  # bytes of what is handed over
+        self._skips: "dict[int, int]" = {}  # stream -> numbers that the next message leaves out
+        self._session: "Session | None" = None
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._handed)
+        spooled = len(self.spool) if self.spool is not None else 0
+        return len(self.waiting) + len(self.handed) + spooled
+
+    @property
+    def epoch(self) -> "bytes | None":
+        """What the next session must begin with; None: an epoch of its own."""
+        if self.spool is None or self.can_begin_epoch():
+            return None
+        return self.spool.epoch
+
+    @property
+    def recovered_readings(self) -> int:
+        """What the flash held at the start counts for; part of it may be delivered."""
+        return self.spool.recovered_readings if self.spool is not None else 0
+
+    def restore(self, session: "Session") -> None:
+        """Take the first session, made with ``epoch``."""
+        self._session = session
+        if self.spool is not None:
+            self.spool.restore(session)
 
     def put(
         self, session: "Session", stream: int, kind: int, payload: bytes, readings: int
@@ -49,62 +135,139 @@ class Outbox:
         """
         if len(payload) > limits.MAX_MESSAGE:
             raise LimitError("message of %d B, limit %d B" % (len(payload), limits.MAX_MESSAGE))
-        self._waiting.append((stream, kind, payload, readings))
-        self._size += len(payload)
-        while self._size > self._max_bytes or len(self) > self._max_messages:
-            self._drop_oldest(session)
+        entry = Entry(stream, kind, payload, len(payload), readings)
+        entry.skip = self._skips.pop(stream, 0)
+        self.waiting.append(entry)
+        self.size += entry.size
+        while self._is_over():
+            if self.spool is None or not self.spool.write(self, session):
+                self._drop(session)
         self.feed(session)
 
-    def feed(self, session: "Session") -> None:
-        """Hand over as much as the session's window takes, in order of each stream."""
+    def _is_over(self) -> bool:
+        count = len(self.waiting) + len(self.handed)
+        if not (self.waiting if self.spool is not None else count):
+            return False  # with a spool, is_open_for keeps the rest small
+        return self.size > self.max_bytes or count > self.max_messages
+
+    def feed(self, session: "Session") -> int:
+        """Hand over as much as the session's window takes, in order of each stream.
+
+        Returns:
+            readings that the flash still had and the server has: count them as acknowledged.
+        """
+        self._session = session
+        readings = 0
+        if self.is_epoch_over:
+            return 0
+        if self.spool is not None:
+            readings = self.spool.replay(self, session)
         full = set()
         kept = []
-        for entry in self._waiting:
-            stream, kind, payload, readings = entry
-            if stream in full or not session.has_room(stream, len(payload)):
-                full.add(stream)
+        for entry in self.waiting:
+            if entry.stream in full or not self._hand_over(session, entry):
+                full.add(entry.stream)
                 kept.append(entry)
-                continue
-            try:
-                seq = session.send(stream, kind, payload)
-            except LimitError:
-                # There is room and the size is right: the last sequence number is reached.
-                self.is_epoch_over = True
-                full.add(stream)
-                kept.append(entry)
-                continue
-            self._handed.append((stream, seq, len(payload), readings))
-        self._waiting = kept
+        self.waiting = kept
+        return readings
+
+    def _hand_over(self, session: "Session", entry: Entry) -> bool:
+        stream, payload = entry.stream, entry.payload
+        if payload is None or self.is_epoch_over:
+            return False
+        first = entry.skip
+        if self.spool is not None:
+            if not self.spool.is_open_for(self, session, entry):
+                return False
+            first += self.spool.next_number(session, stream)
+        elif first:
+            first += session.sender.open_stream(stream).next_seq
+        try:
+            if first and not session.sender.skip(stream, first):
+                return False
+            entry.skip = 0
+            if not session.has_room(stream, entry.size):
+                return False
+            entry.seq = session.send(stream, entry.kind, payload)
+        except LimitError:
+            # There is room and the size is right: the last sequence number is reached.
+            self.is_epoch_over = True
+            return False
+        # The session has the bytes; those of fragments are copies.
+        entry.payload = None
+        self.hold(entry)
+        return True
+
+    def hold(self, entry: Entry) -> None:
+        """File what the session has now."""
+        self.handed.append(entry)
+        self.held += entry.size
+
+    def release(self, entry: Entry) -> None:
+        """Count bytes of an entry that is taken off ``_handed``."""
+        self.held -= entry.size
+        self.size -= entry.size
 
     def can_begin_epoch(self) -> bool:
         """Say whether an epoch is over and none of its messages is on its way."""
-        return self.is_epoch_over and not self._handed
+        return self.is_epoch_over and not self.handed
 
     def begin_epoch(self, session: "Session") -> None:
         """Go on with a session of a new epoch."""
         self.is_epoch_over = False
+        if self.spool is not None and self._session is not None:
+            self.spool.begin_epoch(self._session, session)
         self.feed(session)
 
     def delivered(self, stream: int, seq: int) -> int:
         """Forget what the server holds; return how many readings that were."""
         readings = 0
         kept = []
-        for entry in self._handed:
-            if entry[0] == stream and entry[1] <= seq:
-                self._size -= entry[2]
-                readings += entry[3]
+        for entry in self.handed:
+            if entry.stream == stream and entry.seq <= seq:
+                self.release(entry)
+                readings += entry.readings
+                if entry.segment is not None and self.spool is not None:
+                    self.spool.log.delivered(entry.segment, entry.readings)
             else:
                 kept.append(entry)
-        self._handed = kept
+        self.handed = kept
         return readings
 
-    def _drop_oldest(self, session: "Session") -> None:
-        if self._handed:
-            stream, seq, size, readings = self._handed.pop(0)
-            session.give_up(stream, seq + 1)
+    def link_lost(self) -> None:
+        """The link has ended. Nothing is written yet: most links are back soon; see ``poll``."""
+
+    def poll(self, now: int) -> None:
+        """Decide whether something goes to the flash; ``now``: ticks, about once a second."""
+        if self.spool is not None and self._session is not None:
+            self.spool.poll(self, self._session, now)
+
+    def close(self) -> None:
+        """Put everything on the flash, at a clean stop; ``put`` works again afterwards."""
+        if self.spool is not None and self._session is not None:
+            self.spool.close(self, self._session)
+
+    # -- drops -------------------------------------------------------------------------
+
+    def _drop(self, session: "Session") -> None:
+        """Give up one message: RAM is full, and the flash takes nothing."""
+        if self.handed and self.policy == "oldest" and self.handed[0].segment is None:
+            entry = self.handed.pop(0)
+            session.give_up(entry.stream, entry.seq + 1)
+            self.release(entry)
+        elif self.waiting:
+            entry = self.waiting.pop(0 if self.policy == "oldest" else -1)
+            self._leave_out(entry, session.sender.frames_of(entry.size))
+            self.size -= entry.size
         else:
-            _, _, payload, readings = self._waiting.pop(0)
-            size = len(payload)
-        self._size -= size
+            return
         self.dropped_messages += 1
-        self.dropped_readings += readings
+        self.dropped_readings += entry.readings
+
+    def _leave_out(self, entry: Entry, frames: int) -> None:
+        """Let the next message of the stream show the server that one is missing."""
+        for other in self.waiting if self.policy == "oldest" else ():
+            if other.stream == entry.stream:
+                other.skip += entry.skip + frames
+                return
+        self._skips[entry.stream] = entry.skip + frames

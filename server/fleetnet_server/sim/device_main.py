@@ -6,8 +6,8 @@ Run by MicroPython and by CPython, by `fleetnet demo` and by the tests:
 
 OPTIONS: the arguments of Device as JSON, such as {"spool": "/spool"}.
 
-Prints {"device", "state", "sent", "acknowledged", "dropped", "connects", "link",
-"error"}; the
+Prints {"device", "state", "sent", "acknowledged", "dropped", "recovered",
+"connects", "link", "error"}; the
 last line has "done": true. Ends early, and cleanly, when its standard input is closed.
 """
 
@@ -27,6 +27,7 @@ def report(device: Device, done: bool = False) -> None:
         "sent": device.sent,
         "acknowledged": device.acknowledged,
         "dropped": device.dropped,
+        "recovered": device.recovered,
         "connects": device.connects,
         "link": device.link,
         "error": str(device.last_error or ""),
