@@ -49,3 +49,21 @@ MAX_FIELDS = 32
 
 # Text that a peer may send us to show: software names, refusal details.
 MAX_TEXT = 200
+
+# A chunk with its head and its frame's fits a datagram; blobs of a device that may use DTLS
+# are cut so, others so that a frame is one TLS record.
+BLOB_CHUNK = 1120
+BLOB_STREAM_CHUNK = 4000
+MIN_BLOB_CHUNK = 256
+
+# Sizes stay small integers on 32-bit MicroPython. A back-end takes less (docs/blobs.md).
+MAX_BLOB = (1 << 30) - 1
+
+# Chunks between the first missing one and the last one sent: a bitmap of 32 bytes.
+BLOB_SPAN = 256
+
+# Chunks on their way at once: 72 KB of datagrams, the same as all messages together.
+BLOB_WINDOW = 64
+
+# Characters of a blob's name, the same as of a channel's.
+MAX_BLOB_NAME = 64

@@ -155,8 +155,10 @@ class Session(Lifecycle):
             if timer is not None and ticks_diff(timer, now) <= 0:
                 self.sender.handle_timer(now)
                 link.keepalive.hurry(now)
-            if self.bulk is not None:
+            timer = self.bulk.next_timer() if self.bulk is not None else None
+            if self.bulk is not None and timer is not None and ticks_diff(timer, now) <= 0:
                 self.bulk.handle_timer(now)
+                link.keepalive.hurry(now)
         ping = link.keepalive.handle_timer(now)
         if ping:
             link.say(wire.PING, ping)

@@ -8,10 +8,11 @@ import ast
 import re
 from collections.abc import Iterator
 
+# csi and sensor are OpenMV's.
 MODULES = set(
-    "array asyncio binascii collections deflate errno fleetnet fleetnet_device gc hashlib heapq io "
-    "json machine math micropython network ntptime os random re select socket struct sys time tls "
-    "uctypes vfs".split()
+    "array asyncio binascii collections csi deflate errno fleetnet fleetnet_device gc hashlib "
+    "heapq io json machine math micropython network ntptime os random re select sensor socket "
+    "struct sys time tls uctypes vfs".split()
 )
 # Built-in on CPython only.
 BUILTINS = set(
