@@ -29,15 +29,18 @@ CORE_ROOTS = (
     "fleetnet_device",
 )
 # What modules of the core import only for a program that asks for the feature: listening,
-# sockets, cipher lists and PSK, the time from NTP. Anything else that they import inside a
+# sockets, cipher lists, the time from NTP, the spool. Anything else that they import inside a
 # function is needed by everybody sooner or later, and belongs to the core.
 ON_REQUEST = (
+    "fleetnet.ports.micropython_context",
     "fleetnet.ports.micropython_dtls_server",
     "fleetnet.ports.micropython_listen",
-    "fleetnet.ports.micropython_modes",
     "fleetnet.ports.micropython_sockets",
     "fleetnet.streams",
+    "fleetnet.wrapping",
     "fleetnet_device.ntp",
+    "fleetnet_device.sampler",
+    "fleetnet_device.spool",
 )
 
 
