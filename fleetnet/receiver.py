@@ -12,6 +12,7 @@ from fleetnet.acks import put_ack
 from fleetnet.errors import LIMIT, ProtocolError
 from fleetnet.events import Gap, Received
 from fleetnet.frame import MORE
+from fleetnet.rtt import HASTY_ACKS
 from fleetnet.ticks import ticks_add, ticks_diff
 from fleetnet.varint import put_varint
 
@@ -42,6 +43,7 @@ class Receiver:
         self.window = limits.WINDOW
         self.ack_due: "int | None" = None
         self._tell_window = False
+        self._hasty = 0
         self.ack_delay_ms = 100
         self.duplicates = 0
         self.dropped = 0
@@ -110,12 +112,13 @@ class Receiver:
             if self._datagram:
                 stream.dirty = True
                 if self.ack_due is None:
-                    self.ack_due = ticks_add(now, self.ack_delay_ms)
+                    self.ack_due = ticks_add(now, self._delay_ms())
             return
         stream.dirty = True
+        self._hasty = HASTY_ACKS  # a hole, or a repetition: frames are being lost
         if seq < stream.next or seq in stream.early:
             self.duplicates += 1
-            self._ack_within(now, self.ack_delay_ms >> 1)  # our acknowledgement was lost
+            self._ack_within(now, 0)  # our acknowledgement was lost
             return
         if len(payload) > limits.EARLY_BYTES - self._early_bytes:
             self.dropped += 1
@@ -207,8 +210,8 @@ class Receiver:
         # A quarter of the window waits for no timer, so that the sender never stalls.
         if stream.durable - stream.reported >= self.window >> 2:
             self._ack_within(now, 0)
-        elif self.ack_due is None:
-            self.ack_due = ticks_add(now, self.ack_delay_ms)
+        elif self.ack_due is None or self._hasty:
+            self._ack_within(now, self._delay_ms())
 
     def acknowledge_soon(self, now: int) -> None:
         """Report every stream at once (the peer probes, or the window has changed)."""
@@ -216,6 +219,10 @@ class Receiver:
             stream.dirty = True
         self._tell_window = True
         self._ack_within(now, 0)
+
+    def _delay_ms(self) -> int:
+        """Return how long an acknowledgement may wait: hardly, while frames are lost."""
+        return self.ack_delay_ms >> 3 if self._hasty else self.ack_delay_ms
 
     def _ack_within(self, now: int, delay_ms: int) -> None:
         due = ticks_add(now, delay_ms)
@@ -228,6 +235,8 @@ class Receiver:
         Source: docs/protocol.md section 6.1.
         """
         self.ack_due = None
+        if self._hasty:
+            self._hasty -= 1
         out = bytearray()
         put_varint(out, self.window)
         size = len(out)

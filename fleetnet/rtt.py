@@ -5,15 +5,25 @@ acknowledgement delay added, as RFC 9002 section 5.3 does.
 """
 
 INITIAL_RTO_MS = 1_000
-MIN_RTO_MS = 200
+MIN_RTO_MS = 50
 MAX_RTO_MS = 8_000
+
+# After a loss so many acknowledgements hardly wait: the next loss is found sooner.
+HASTY_ACKS = 32
 
 
 class RttEstimator:
-    """Smoothed round trip and timeout, all in whole ms (kept times 8 and times 4)."""
+    """Smoothed round trip and timeout, all in whole ms (kept times 8 and times 4).
+
+    Attributes:
+        ack_delay_ms: how long the peer may hold an acknowledgement back.
+        hasty: for so many acknowledgements the peer does not, as frames were lost
+            (docs/protocol.md section 6.3).
+    """
 
     def __init__(self) -> None:
         self.ack_delay_ms = 0
+        self.hasty = 0
         self._srtt8 = 0
         self._var4 = 0
         self._backoff = 0
@@ -42,11 +52,14 @@ class RttEstimator:
     def relax(self) -> None:
         """The peer answers again: drop the doubling."""
         self._backoff = 0
+        if self.hasty:
+            self.hasty -= 1
 
     def rto_ms(self) -> int:
         """Return the timeout to arm now."""
         if self._srtt8:
-            rto = (self._srtt8 >> 3) + max(self._var4, 20) + self.ack_delay_ms
+            delay_ms = self.ack_delay_ms >> 3 if self.hasty else self.ack_delay_ms
+            rto = (self._srtt8 >> 3) + max(self._var4, 20) + delay_ms
         else:
             rto = INITIAL_RTO_MS
         return min(max(rto, MIN_RTO_MS) << self._backoff, MAX_RTO_MS)

@@ -11,7 +11,7 @@ Memory: one object a frame, at most limits.WINDOW a stream; payloads are shared,
 from fleetnet import limits
 from fleetnet.errors import LimitError, ProtocolError
 from fleetnet.frame import MORE, SEQUENCED, encode_frame
-from fleetnet.rtt import RttEstimator
+from fleetnet.rtt import HASTY_ACKS, RttEstimator
 from fleetnet.ticks import ticks_add, ticks_diff
 
 _WAITING = 0  # to be sent, again or for the first time on this link
@@ -20,6 +20,9 @@ _HELD = 2  # the peer has it, perhaps only in memory: do not resend, do not forg
 
 # Frames overtaken by this many later ones are lost (RFC 9002 section 6.1.1).
 _REORDERING = 3
+
+# So much reordering in time is taken for granted.
+_REORDERING_MS = 10
 
 # On a stream link nothing is sent again, but so long without news is worth a PING: a TCP
 # peer that vanished, or our own new address, shows no other way for minutes.
@@ -258,7 +261,7 @@ class Sender:
         if newest is not None:
             if not newest.resent:
                 self.rtt.sample(max(0, ticks_diff(now, newest.sent_at)))
-            self._find_lost(newest.number - _REORDERING)
+            self._find_lost(newest)
         if self._flight_limit < self._threshold:
             self._flight_limit += news
         else:
@@ -266,13 +269,24 @@ class Sender:
         self._flight_limit = min(self._flight_limit, _MAX_FLIGHT)
         self.timer = ticks_add(now, self.rtt.rto_ms()) if self.in_flight else None
 
-    def _find_lost(self, threshold: int) -> None:
+    def _find_lost(self, newest: Outgoing) -> None:
+        """Find frames overtaken by several later ones, or by one sent well behind them.
+
+        Source: RFC 9002 section 6.1.1; RFC 8985 section 6.2 (a quarter of a round trip).
+        """
         worst = 0
+        threshold = newest.number - _REORDERING
+        window_ms = max(self.rtt.srtt_ms >> 2, _REORDERING_MS)
         for stream in self._order:
             for frame in stream.frames:
-                if frame.state == _FLYING and frame.number <= threshold:
+                if frame.state != _FLYING or frame.number > newest.number:
+                    continue
+                behind_ms = ticks_diff(newest.sent_at, frame.sent_at)
+                if frame.number <= threshold or behind_ms >= window_ms:
                     worst = max(worst, frame.number)
                     self._requeue(stream, frame)
+        if worst:
+            self.rtt.hasty = HASTY_ACKS
         if worst > self._recovery:
             # One halving for all losses of one flight (RFC 9002 section 7.3.2).
             self._recovery = self._number
@@ -294,6 +308,7 @@ class Sender:
                 if frame.state == _FLYING:
                     self._requeue(stream, frame)
         self.rtt.back_off()
+        self.rtt.hasty = HASTY_ACKS
         self._threshold = max(self._flight_limit >> 1, _MIN_FLIGHT)
         self._flight_limit = _MIN_FLIGHT
         self._recovery = self._number

@@ -6,6 +6,7 @@ from fleetnet.events import Gap
 from fleetnet.frame import MORE, SEQUENCED
 from fleetnet.limits import EARLY_BYTES, WINDOW
 from fleetnet.receiver import Receiver
+from fleetnet.rtt import HASTY_ACKS
 
 KIND = 0x10
 FLAGS = SEQUENCED | 3
@@ -100,7 +101,14 @@ def test_when_an_acknowledgement_leaves():
     assert made.ack_due == 1010  # a hole: at once
     made.ack_payload()
     take(made, 1, now=2000)
-    assert made.ack_due == 2050  # a duplicate: ours was lost
+    assert made.ack_due == 2000  # a duplicate: ours was lost
+    made.ack_payload()
+    take(made, 2, now=3000)
+    assert made.ack_due == 3000 + 100 // 8, "frames are being lost: hardly a delay"
+    for _ in range(HASTY_ACKS):
+        made.ack_payload()
+    take(made, 4, now=4000)
+    assert made.ack_due == 4100, "none were lost for a while"
     made.ack_payload()
     stream, _ = receiver(datagram=False)
     take(stream, 1, now=1000)

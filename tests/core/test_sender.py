@@ -3,7 +3,7 @@
 from fleetnet.errors import LimitError, ProtocolError
 from fleetnet.frame import MORE, split_datagram
 from fleetnet.limits import MAX_MESSAGE, MAX_SEQUENCE, WINDOW
-from fleetnet.rtt import INITIAL_RTO_MS, MAX_RTO_MS, RttEstimator
+from fleetnet.rtt import INITIAL_RTO_MS, MAX_RTO_MS, MIN_RTO_MS, RttEstimator
 from fleetnet.sender import Sender
 
 KIND = 0x10
@@ -170,14 +170,34 @@ def test_a_shut_window_is_asked_again():
     assert launched(idle, 500) == [] and idle.timer is None
 
 
+def test_a_frame_sent_well_before_an_acknowledged_one_is_lost():
+    made = sender(count=0)
+    made.rtt.sample(40)
+    for now in (0, 4, 30):
+        made.queue(3, 0x10, b"x")
+        launched(made, now)
+    made.acknowledge(3, 0, b"\x04", 70)
+    assert launched(made, 70) == [1, 2], "each more than a quarter of a round trip behind"
+    made.acknowledge(3, 0, b"\x06", 110)
+    assert launched(made, 110) == [], "1 and 2 left together the second time"
+
+
 def test_round_trip_estimates():
     rtt = RttEstimator()
     assert rtt.rto_ms() == INITIAL_RTO_MS
     for _ in range(50):
         rtt.sample(80)
-    assert rtt.srtt_ms == 80 and rtt.rto_ms() == 200
+    assert rtt.srtt_ms == 80 and rtt.rto_ms() == 100
     rtt.ack_delay_ms = 300
     assert 380 <= rtt.rto_ms() <= 420
+    rtt.hasty = 2
+    assert rtt.rto_ms() == 100 + 300 // 8, "the peer does not wait while frames are lost"
+    rtt.relax()
+    rtt.relax()
+    assert rtt.rto_ms() == 400
+    near = RttEstimator()
+    near.sample(1)
+    assert near.rto_ms() == MIN_RTO_MS
     for _ in range(20):
         rtt.back_off()
     assert rtt.rto_ms() == MAX_RTO_MS
