@@ -9,7 +9,7 @@ from fleetnet.ticks import ticks_add, ticks_diff
 
 # No heartbeat timeout under 5 s: a Cortex-M handshake elsewhere on the peer takes that long.
 _ANSWER_MS = 5_000
-_DATAGRAM_RETRY_MS = 2_000
+_DATAGRAM_RETRY_MS = 1_500
 _TRIES = 4
 
 # The acceptor waits for two pings and this.
