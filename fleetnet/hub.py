@@ -22,7 +22,7 @@ from fleetnet.ports import port
 # Sensors at once; each costs a TLS connection, some 25 KB where mbedTLS uses the heap.
 MAX_SENSORS = 16
 
-# Links whose sensor is not known yet; more would be strangers.
+# Links whose sensor is not known yet, and a quarter of ``max_sensors``; more are strangers.
 MAX_GREETING = 4
 
 # How long everybody has to answer our BYE.
@@ -281,10 +281,10 @@ class Hub:
         sensor.transport = "dtls" if link.datagram else "tls"
         return sensor
 
-    def is_full(self) -> bool:
-        """Say whether as many sensors are online as may be."""
-        online = [sensor for sensor in self.devices.values() if sensor.is_online]
-        return len(online) >= self._max_sensors
+    def has_room_for(self, name: str) -> bool:
+        """Say whether a device may come online, or is."""
+        online = [sensor.name for sensor in self.devices.values() if sensor.is_online]
+        return name in online or len(online) < self._max_sensors
 
     def note_refusal(self, why: str) -> None:
         """Count a link that did not become a session."""
@@ -304,8 +304,9 @@ class Hub:
     ) -> None:
         """Run one link to its end; whatever it does stays its own."""
         greeting = [other for other in self._links if other.sensor is None]
-        if self._is_over or len(greeting) >= MAX_GREETING:
-            self.note_refusal("more than %d links without a greeting" % MAX_GREETING)
+        most = MAX_GREETING + self._max_sensors // 4
+        if self._is_over or len(greeting) >= most:
+            self.note_refusal("more than %d links without a greeting" % most)
             link.close()
             return
         served = SensorLink(self, link, certificate)

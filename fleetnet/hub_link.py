@@ -179,7 +179,7 @@ class SensorLink:
         except CredentialError as error:
             self._refuse(errors.NO_IDENTITY, str(error))
             return
-        if self._hub.is_full() and name not in self._hub.devices:
+        if not self._hub.has_room_for(name):
             self._refuse(errors.OVERLOADED, "%s: the hub has no room" % name, 30_000)
             return
         sensor = self._hub.enter(name, self)

@@ -11,6 +11,8 @@ import pytest
 
 from end_to_end.device_process import until
 from end_to_end.fleet import Fleet, name_of, runtimes
+from fleetnet.hub import Hub
+from fleetnet.hub_link import Reading
 from fleetnet_server.identity import pki
 from fleetnet_server.sim.interpreters import device_environment
 from interpreters import ROOT, Interpreter
@@ -235,3 +237,28 @@ async def test_the_example_prints_what_comes(fleet: Fleet, runtime: Interpreter 
     finally:
         process.kill()
         await process.wait()
+
+
+async def test_store_is_asked_again_until_it_succeeds(fleet: Fleet) -> None:
+    """A store that fails costs its sensor the session and nothing else; a full hub says so."""
+    hub_folder = HubProcess(fleet, None, ("tls",)).folder
+    stored: list[int] = []
+    failures = [0]
+
+    async def store(readings: list[Reading]) -> None:
+        if len(stored) > 5 and failures[0] < 1:
+            failures[0] += 1
+            raise OSError("disk is full")
+        stored.extend(int(r.value) for r in readings if r.channel == "count")
+
+    paths = [str(hub_folder / name) for name in ("ca.der", "cert.der", "key.der")]
+    async with Hub(*paths, tls_port=fleet.tls[1], store=store, max_sensors=1) as hub:
+        first = await fleet.start_device("first", "tls", None, seconds=4)
+        await first.until_acknowledged(1)
+        second = await fleet.start_device("second", "tls", None)
+        await until(lambda: bool(second.errors()), "it hears", explain=second.story)
+        assert "overloaded" in second.errors()[0] and "no room" in second.errors()[0]
+        await first.ended()
+    assert failures == [1] and "disk is full" in hub.last_refusal + str(first.errors())
+    assert first.counter("connects") == 2 and "store" in first.errors()[0], first.story()
+    assert stored == list(range(40))
