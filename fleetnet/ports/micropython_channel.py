@@ -21,6 +21,7 @@ from fleetnet.errors import LimitError, LinkClosed, LinkError, Unsupported
 # Record types (RFC 8446 section 5.1).
 CHANGE_CIPHER_SPEC = 20
 _ALERT = 21
+_FATAL = 2
 HANDSHAKE = 22
 APPLICATION_DATA = 23
 HEADER = 5  # bytes; in DTLS it has 8 more: epoch and number
@@ -64,11 +65,12 @@ class Recorder(io.IOBase):
             return -abs(error.args[0])
         if count and not self.sealed:
             if self.datagram:
+                self._look_for_alert(buf, count)
                 self.look_at_datagram(buf, count)
             elif self._alert_next:
                 # mbedTLS reads the 5-byte header of a record first, then its body.
                 self._alert_next = False
-                if count == 2 and buf[0] == 2:
+                if count == 2 and buf[0] == _FATAL:
                     self.alert = buf[1]
             elif count == HEADER:
                 self._alert_next = buf[0] == _ALERT and buf[4] == 2
@@ -86,13 +88,18 @@ class Recorder(io.IOBase):
     def ioctl(self, request, argument):
         return 0
 
-    def look_at_datagram(self, buf, count):
+    def _look_for_alert(self, buf, count):
         # A unix port may hand out two datagrams at once: an alert may stand behind a flight.
         at = 0
-        while at + 13 <= count:
-            if buf[at] == _ALERT and not buf[at + 4] and at + 15 <= count:
+        while at + 15 <= count:
+            if buf[at] == _ALERT and not buf[at + 4] and buf[at + 13] == _FATAL:
                 self.alert = buf[at + 14]
-            elif buf[at] == CHANGE_CIPHER_SPEC:
+            at += 13 + (buf[at + 11] << 8 | buf[at + 12])
+
+    def look_at_datagram(self, buf, count):
+        at = 0
+        while at + 13 <= count:
+            if buf[at] == CHANGE_CIPHER_SPEC:
                 self.spec_changed = True
             elif buf[at + 4]:  # the epoch
                 self.sealed = self.spec_changed
