@@ -42,7 +42,7 @@ async def until_link(devices: list[DeviceProcess], link: str) -> None:
         await until(
             lambda: device.last("link") == link, f"{device.name} uses {link}", explain=device.story
         )
-        await device.until_acknowledged(30)
+        await device.until_acknowledged(10)
         assert device.last("link") == link, device.story()
 
     await asyncio.gather(*map(one, devices))
@@ -68,7 +68,7 @@ async def test_blocked_udp_falls_back_and_returns(fleet: Fleet) -> None:
     proxy = UdpProxy(fleet.dtls, SEED, up, down)
     await proxy.start()
     try:
-        devices = await start(fleet, {"return_ms": 3_000}, dtls_port=proxy.address[1])
+        devices = await start(fleet, {"return_ms": 6_000}, dtls_port=proxy.address[1])
         await until_link(devices, "tls")
         up.black_hole = down.black_hole = False
         await until_link(devices, "dtls")
