@@ -1,17 +1,14 @@
 """The little of DER that fleetnet reads by itself: public keys, their kind, names of a peer.
 
 Everything takes bytes or a memoryview, follows the nesting down and never looks for a pattern,
-copies nothing but its result, and raises CredentialError for what is not well formed or
-above MAX_DER.
+copies nothing but its result, and raises CredentialError for what is not well formed. Length
+fields have up to two bytes here (64 KB): no certificate of ours comes near.
 
 Sources: X.690 section 8; RFC 5280 section 4.1 (certificate), RFC 5958 (PKCS #8),
 RFC 5915 (EC private key), RFC 8017 appendix A.1.2 (RSA private key), RFC 8410 (Ed25519).
 """
 
 from fleetnet.errors import CredentialError
-
-# Length fields of up to two bytes: no certificate of ours comes near.
-MAX_DER = 65_535
 
 EC = b"\x2a\x86\x48\xce\x3d\x02\x01"  # 1.2.840.10045.2.1
 RSA = b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01"  # 1.2.840.113549.1.1.1

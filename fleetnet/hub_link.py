@@ -81,7 +81,7 @@ class Message:
                 return [self._reading("event", name, base_ms, boot, value)]
             if self._kind == RAW:
                 return [self._raw()]
-        except (ValueError, TypeError, IndexError, ProtocolError):
+        except (ValueError, TypeError, LookupError, RuntimeError, ProtocolError):
             pass  # a sensor's fault; it would be the same each time it is sent
         return []
 
@@ -97,6 +97,8 @@ class Message:
     def _reading(
         self, kind: str, channel: str, base_ms: int, boot: int, value: object
     ) -> Reading:
+        if not isinstance(base_ms, int) or not isinstance(channel, str):
+            raise ValueError("time or channel is not what it should be")
         unix_ms: "int | None" = base_ms
         if boot:
             known = boot == self._boot and self._offset_ms

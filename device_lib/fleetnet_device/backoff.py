@@ -5,8 +5,9 @@ random between the base and three times the last one, so that a fleet that lost 
 in one moment does not return in one.
 """
 
+from fleetnet_device.limits import MAX_PAUSE_MS
+
 _BASE_MS = 500
-_CAP_MS = 60_000
 
 # A device that was told to go away may be let in again by an operator: look rarely.
 _REFUSED_MS = 60_000
@@ -14,7 +15,6 @@ _REFUSED_MS = 60_000
 # Time online pays a pause back at this rate, so that the longest one is forgotten after 30 s:
 # a device that is kicked at once stays away longer and longer, one that worked does not.
 _PAY_BACK = 2
-
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ class Backoff:
     """Gives the next pause; ``random_bytes`` is the only source of chance."""
 
     def __init__(
-        self, random_bytes: "Callable[[int], bytes]", base_ms: int = _BASE_MS, cap_ms: int = _CAP_MS
+        self,
+        random_bytes: "Callable[[int], bytes]",
+        base_ms: int = _BASE_MS,
+        cap_ms: int = MAX_PAUSE_MS,
     ):
         self._random_bytes = random_bytes
         self._base_ms = base_ms

@@ -20,9 +20,7 @@ from fleetnet.frame import BLOB_STATE
 from fleetnet.handshake import CAN_BLOB
 from fleetnet.ports import port
 from fleetnet.ticks import ticks_diff
-
-# Hashing gives the loop back after so many bytes: 1.5 ms at 10 MB/s.
-_HASH_BYTES = 16384
+from fleetnet_device.limits import HASH_BYTES
 
 # A greeting that took longer had its HELLO repeated: no measure of the round trip.
 _GREETING_MS = 1_000
@@ -50,8 +48,8 @@ class BufferSource:
     async def digest(self, scratch: memoryview) -> bytes:
         """Return the SHA-256 of the whole."""
         state = hashlib.sha256()
-        for at in range(0, self.size, _HASH_BYTES):
-            state.update(self._view[at : at + _HASH_BYTES])
+        for at in range(0, self.size, HASH_BYTES):
+            state.update(self._view[at : at + HASH_BYTES])
             await port.sleep_ms(0)
         return state.digest()
 
@@ -82,7 +80,7 @@ class FileSource:
             self.read_into(at, piece)
             state.update(piece)
             unseen += len(piece)
-            if unseen >= _HASH_BYTES:
+            if unseen >= HASH_BYTES:
                 unseen = 0
                 await port.sleep_ms(0)
         return state.digest()

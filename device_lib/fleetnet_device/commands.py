@@ -29,14 +29,7 @@ from fleetnet.handshake import CAN_COMMAND
 from fleetnet.limits import MAX_TEXT
 from fleetnet.ports import port
 from fleetnet_device.journal import Journal
-
-# Each running one is a task and its handler's memory; each waiting one its arguments.
-MAX_RUNNING = 4
-MAX_WAITING = 8
-
-# Ticks compare over six days.
-_LONGEST_MS = 500_000_000
-
+from fleetnet_device.limits import MAX_COMMAND_MS, MAX_RUNNING, MAX_WAITING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,7 +136,7 @@ class Part:
         self.ran += 1
         try:
             work = _call(self._handlers[name], args)
-            value = await port.wait_for_ms(work, min(left_ms, _LONGEST_MS))
+            value = await port.wait_for_ms(work, min(left_ms, MAX_COMMAND_MS))
             result = encode_result(command_id, OK, value)
         except asyncio.CancelledError:
             self._end(command_id, _failure(command_id, "Interrupted", "the device stopped"))

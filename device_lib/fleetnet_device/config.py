@@ -27,10 +27,7 @@ from fleetnet.handshake import CAN_CONFIGURE
 from fleetnet.limits import MAX_TEXT
 from fleetnet.ports import port
 from fleetnet_device import saved
-
-# Callbacks that wait longer than this reject the document.
-_APPLY_MS = 60_000
-
+from fleetnet_device.limits import APPLY_MS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,7 +125,7 @@ class Part:
         try:
             for callback in self._callbacks:
                 accepted.append(callback)
-                answer = await port.wait_for_ms(_ask(callback, document), _APPLY_MS)
+                answer = await port.wait_for_ms(_ask(callback, document), APPLY_MS)
                 if isinstance(answer, dict):
                     reported.update(answer)
             body = encode_config_state(version, APPLIED, reported)
@@ -146,7 +143,7 @@ class Part:
         """Give the old document again to those that took the new one."""
         for callback in accepted:
             try:
-                await port.wait_for_ms(_ask(callback, self.document), _APPLY_MS)
+                await port.wait_for_ms(_ask(callback, self.document), APPLY_MS)
             except Exception as error:
                 self._device.report(error, "config")
 

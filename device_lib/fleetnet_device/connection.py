@@ -13,13 +13,7 @@ from fleetnet.links import open_link
 from fleetnet.ports import port
 from fleetnet.ticks import ticks_add, ticks_diff
 from fleetnet_device.backoff import Backoff
-
-# A DTLS handshake that may fall back to TLS has this long: three flights lost in a row.
-_DTLS_MS = 6_000
-
-# The longest wait over TLS for another try of DTLS.
-_LONGEST_RETURN_MS = 6 * 3_600_000
-
+from fleetnet_device.limits import DTLS_MS, MAX_RETURN_MS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +80,7 @@ class Connection:
         if self._is_auto and self.datagram and isinstance(error, LinkError):
             self.datagram = False
             self._return_due = ticks_add(port.ticks(), self._return_ms)
-            self._return_ms = min(2 * self._return_ms, _LONGEST_RETURN_MS)
+            self._return_ms = min(2 * self._return_ms, MAX_RETURN_MS)
             return True
         self._server = (self._server + 1) % len(self._credentials.servers)
         self.datagram = self._credentials.transport != "tls"
@@ -100,7 +94,7 @@ class Connection:
             self.datagram = True
         timeout_ms = self._connect_ms
         if self._is_auto and self.datagram:
-            timeout_ms = min(timeout_ms, _DTLS_MS)
+            timeout_ms = min(timeout_ms, DTLS_MS)
         if self._credentials.network:
             await device.part("network").up()
         gc.collect()

@@ -20,10 +20,9 @@ from fleetnet.ports import port
 from fleetnet.readings import OCTET_STREAM, ReadingBatch, encode_event, encode_raw
 from fleetnet.ticks import ticks_diff
 from fleetnet_device.core import CONNECTING, OFFLINE, ONLINE, REFUSED, DeviceCore
+from fleetnet_device.limits import BATCH_READINGS, OUTBOX_BYTES, SPOOL_BYTES, STOP_MS
 
 __all__ = ("CONNECTING", "OFFLINE", "ONLINE", "REFUSED", "Device")
-
-_STOP_MS = 3_000
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,11 +60,11 @@ class Device(DeviceCore):
         self,
         bundle: "str | dict[str, Any]",
         linger_ms: int = 1_000,
-        max_readings: int = 64,
-        outbox_bytes: int = 65536,
+        max_readings: int = BATCH_READINGS,
+        outbox_bytes: int = OUTBOX_BYTES,
         connect_ms: int = 10_000,
         spool: "str | None" = None,
-        spool_bytes: int = 262_144,
+        spool_bytes: int = SPOOL_BYTES,
         policy: str = "oldest",
         return_ms: int = 600_000,
     ):
@@ -197,7 +196,7 @@ class Device(DeviceCore):
             for work in (self._connection.run(), self._seal_in_time(), self._poll_outbox()):
                 self.spawn(work)
 
-    async def stop(self, timeout_ms: int = _STOP_MS) -> None:
+    async def stop(self, timeout_ms: int = STOP_MS) -> None:
         """Flush within ``timeout_ms``, say BYE, and disconnect.
 
         Also waits, as long, for a connection that is still being made.

@@ -16,15 +16,10 @@ import os
 
 from fleetnet.commands import ERROR, MAX_ID, encode_result
 from fleetnet_device import saved
+from fleetnet_device.limits import JOURNAL_BYTES, JOURNAL_LINE, MAX_COMMAND_IDS, MAX_RESULT_BYTES
 
-# The server has at most 8 commands of a device open: the answer to an older id was stored.
-_MAX_IDS = 32
-_MAX_RESULT_BYTES = 8192
-
-# Larger results are not kept on the flash: after a reboot it is known that they were there.
-_MAX_LINE = 640
-_COMPACT_BYTES = 8192
-_MAX_FILE_BYTES = _COMPACT_BYTES + _MAX_LINE + 64
+# What is longer is not ours: at most one line goes beyond JOURNAL_BYTES.
+_MAX_FILE_BYTES = JOURNAL_BYTES + JOURNAL_LINE + 64
 
 
 TYPE_CHECKING = False
@@ -66,20 +61,20 @@ class Journal:
     def end(self, command_id: str, result: bytes) -> None:
         """Note the body of RESULT of a command that began."""
         self._remember(command_id, result)
-        self._append(result if len(result) <= _MAX_LINE else _lost(command_id))
+        self._append(result if len(result) <= JOURNAL_LINE else _lost(command_id))
 
     def _remember(self, command_id: str, result: bytes) -> None:
         if command_id not in self._results:
             self._order.append(command_id)
         self._results[command_id] = result
         ended = [known for known in self._order if self._results[known]]
-        for known in ended[: max(0, len(self._order) - _MAX_IDS)]:
+        for known in ended[: max(0, len(self._order) - MAX_COMMAND_IDS)]:
             del self._results[known]
             self._order.remove(known)
         total = 0
         for known in reversed(self._order):
             total += len(self._results[known])
-            if total > _MAX_RESULT_BYTES and known != command_id and self._results[known]:
+            if total > MAX_RESULT_BYTES and known != command_id and self._results[known]:
                 self._results[known] = _lost(known)
 
     # -- the flash -------------------------------------------------------------------
@@ -89,7 +84,7 @@ class Journal:
             return
         line = _line(body)
         try:
-            if self._file_bytes + len(line) > _COMPACT_BYTES:
+            if self._file_bytes + len(line) > JOURNAL_BYTES:
                 self._compact()
             else:
                 with open(self._path, "ab") as file:
@@ -105,7 +100,7 @@ class Journal:
         size = 0
         for known in reversed(self._order):
             body = self._results[known] or json.dumps([known]).encode()
-            if len(body) > _MAX_LINE or size > _COMPACT_BYTES // 4:
+            if len(body) > JOURNAL_LINE or size > JOURNAL_BYTES // 4:
                 body = _lost(known)
             kept.append(_line(body))
             size += len(kept[-1])

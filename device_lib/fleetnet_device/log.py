@@ -13,9 +13,9 @@ from fleetnet.commands import LEVELS, encode_log
 from fleetnet.frame import LOG, LOGS
 from fleetnet.limits import MAX_TEXT
 from fleetnet.ports import port
+from fleetnet_device.limits import LOG_BATCH_LINES, MAX_LOG_LINES
 
-_MAX_LINES = 64
-_BATCH_LINES = 16
+# Lines of one moment leave together.
 _LINGER_MS = 1_000
 
 
@@ -55,7 +55,7 @@ class Part:
         if level not in LEVELS:
             raise ValueError("level %r is none of %s" % (level, ", ".join(LEVELS)))
         time_ms, boot = self._device.clock.stamp()
-        if len(self._lines) >= _MAX_LINES:
+        if len(self._lines) >= MAX_LOG_LINES:
             self._lines.pop(0)
             self.dropped += 1
         self._lines.append((time_ms, boot, level, text[:MAX_TEXT]))
@@ -98,7 +98,7 @@ class Part:
             self._lines.insert(0, (time_ms, boot, "warning", text))
         base_ms, boot = self._lines[0][:2]
         batch: "list[tuple[int, str, str]]" = []
-        while self._lines and len(batch) < _BATCH_LINES:
+        while self._lines and len(batch) < LOG_BATCH_LINES:
             time_ms, line_boot, level, text = self._lines[0]
             # A clock that was set in between begins another batch.
             if line_boot != boot or time_ms < base_ms:

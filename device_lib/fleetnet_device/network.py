@@ -25,9 +25,8 @@ import sys
 from fleetnet.errors import CredentialError, Unreachable, Unsupported
 from fleetnet.ports import port
 from fleetnet.ticks import ticks_diff
+from fleetnet_device.limits import NETWORK_UP_MS
 
-# Association and DHCP take 2 to 8 s; a lease from a slow router twice that.
-_UP_MS = 20_000
 _POLL_MS = 100
 
 # Power saving delays each datagram by up to a beacon interval, and loses some.
@@ -72,7 +71,7 @@ class Part:
         except (OSError, ValueError, TypeError):
             return None
 
-    async def up(self, timeout_ms: int = _UP_MS) -> None:
+    async def up(self, timeout_ms: int = NETWORK_UP_MS) -> None:
         """Return once the link is up; start it, or start it again, when it is down.
 
         Raises:

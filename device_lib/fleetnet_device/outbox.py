@@ -25,6 +25,7 @@ Memory: at most ``max_bytes`` of payloads (fragments of a message in flight: twi
 
 from fleetnet import limits
 from fleetnet.errors import LimitError
+from fleetnet_device.limits import OUTBOX_BYTES, OUTBOX_MESSAGES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class Outbox:
 
     def __init__(
         self,
-        max_bytes: int = 65536,
-        max_messages: int = 256,
+        max_bytes: int = OUTBOX_BYTES,
+        max_messages: int = OUTBOX_MESSAGES,
         spool: "Spool | None" = None,
         policy: str = "oldest",
     ):
@@ -204,7 +205,7 @@ class Outbox:
         self.held += entry.size
 
     def release(self, entry: Entry) -> None:
-        """Count bytes of an entry that is taken off ``_handed``."""
+        """Count bytes of an entry that is taken off ``handed``."""
         self.held -= entry.size
         self.size -= entry.size
 

@@ -11,6 +11,7 @@ is left out and counted, never made up for in a burst.
 
 from fleetnet.ports import port
 from fleetnet.ticks import ticks_add, ticks_diff
+from fleetnet_device.limits import MAX_PERIOD_MS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fleetnet_device.device import Device
-
-# Ticks compare over six days; nobody samples as rarely through this class.
-_LONGEST_MS = 86_400_000
 
 
 class Sampler:
@@ -39,7 +37,7 @@ class Sampler:
     """
 
     def __init__(self, device: "Device", period_ms: int, read: "Callable[[], Any]"):
-        if not 0 < period_ms <= _LONGEST_MS:
+        if not 0 < period_ms <= MAX_PERIOD_MS:
             raise ValueError("period of %d ms is not 1 ms to one day" % period_ms)
         self._device = device
         self._period_ms = period_ms

@@ -9,8 +9,7 @@ the old one is removed before, and a reader who finds NAME.new alone takes that.
 import binascii
 import os
 
-_MAX_BYTES = 65536
-
+from fleetnet_device.limits import SAVED_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def read(path: str) -> "bytes | None":
     for name in (path, path + ".new"):
         try:
             with open(name, "rb") as file:
-                data = file.read(_MAX_BYTES)
+                data = file.read(SAVED_BYTES)
         except OSError:
             continue
         if data[8:9] == b"\n" and data[:8] == b"%08x" % (binascii.crc32(data[9:]) & 0xFFFFFFFF):

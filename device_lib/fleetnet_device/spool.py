@@ -20,6 +20,7 @@ from fleetnet.errors import FleetError, LimitError
 from fleetnet.session import OPEN
 from fleetnet.ticks import ticks_diff
 from fleetnet_device import spool_ram
+from fleetnet_device.limits import MAX_SPOOL_RETRY_MS, SPOOL_BLOCK, SPOOL_BYTES
 from fleetnet_device.spool_files import Files
 from fleetnet_device.spool_log import Log
 from fleetnet_device.spool_records import HEADER_BYTES, MAX_READINGS, Record
@@ -29,12 +30,8 @@ if TYPE_CHECKING:
     from fleetnet.session import Session
     from fleetnet_device.outbox import Entry, Outbox
 
-# One write: an erase block of most flash parts, so that a write wears one or two.
-BLOCK_BYTES = 4096
-
 # A flash that failed, or is full, is asked again after this time, then after twice as long.
 _RETRY_MS = 30_000
-_MAX_RETRY_MS = 3_600_000
 
 
 class Spool:
@@ -58,7 +55,7 @@ class Spool:
     def __init__(
         self,
         folder: str,
-        max_bytes: int = 262_144,
+        max_bytes: int = SPOOL_BYTES,
         fragment: int = limits.FRAGMENT_PAYLOAD,
         hold_ms: int = 10_000,
         late_ms: int = 20_000,
@@ -206,11 +203,11 @@ class Spool:
         waited_ms = ticks_diff(now, self._since)
         is_open = session.state == OPEN
         if waited_ms >= (self._late_ms if is_open else self._hold_ms) or spool_ram.is_filling(
-            outbox, None if is_open else BLOCK_BYTES
+            outbox, None if is_open else SPOOL_BLOCK
         ):
             self.write(outbox, session)
 
-    def write(self, outbox: "Outbox", session: "Session", limit: int = BLOCK_BYTES) -> bool:
+    def write(self, outbox: "Outbox", session: "Session", limit: int = SPOOL_BLOCK) -> bool:
         """Write the oldest messages that are in RAM only, about ``limit`` bytes of them.
 
         Returns:
@@ -240,7 +237,7 @@ class Spool:
             places = self.log.append(records)
         if places is None:
             if self._failed_at is not None:
-                self._retry_ms = min(2 * self._retry_ms, _MAX_RETRY_MS)
+                self._retry_ms = min(2 * self._retry_ms, MAX_SPOOL_RETRY_MS)
             self._failed_at = self._now
             return False
         self._failed_at = None

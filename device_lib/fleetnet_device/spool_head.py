@@ -20,13 +20,13 @@ Integers are big-endian. See spool_log.py for runs, bases and cuts.
 import binascii
 import struct
 
+from fleetnet_device.limits import MAX_BASES, MAX_CUTS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fleetnet_device.spool_files import Files
 
 SLOTS = ("spool.h0", "spool.h1")
-MAX_BASES = 64
-MAX_CUTS = 4
 
 # littlefs needs a free block to replace even the smallest file.
 _FILLER = "spool.gap"

@@ -13,14 +13,12 @@ before anything else is written: such bytes could turn into records after a rebo
 Numbers of segments and sequences of records: see spool_records.py and spool_head.py.
 """
 
+from fleetnet_device.limits import MAX_SEGMENTS
 from fleetnet_device.spool_files import Files
 from fleetnet_device.spool_head import Slots
 from fleetnet_device.spool_numbers import Numbers
 from fleetnet_device.spool_records import HEADER_BYTES, Reader, Record, encode_header
 from fleetnet_device.spool_segment import Segment, segment_number
-
-# Files of one spool at most, each with 8 small numbers in RAM.
-MAX_SEGMENTS = 128
 
 # Sequences reserved by one write of the head: one such write for each 4096 records, and
 # one for each start of the device after which the spool is used.
@@ -37,7 +35,7 @@ class Log:
         lost_messages, lost_readings: what damage cost, and what an unusable head cost.
         error: of the last operation that failed; None when it worked.
         born: records of this sequence and above were written since the start.
-        fragments: fragment size, bytes.
+        fragment: size of a message's frames, bytes.
     """
 
     reader = Reader

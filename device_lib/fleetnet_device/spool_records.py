@@ -21,6 +21,7 @@ import binascii
 import struct
 
 from fleetnet import limits
+from fleetnet_device.limits import SPOOL_PIECE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ MAX_READINGS = 65535
 
 _MAGIC = 0xF1
 _FIELDS = ">BBBBIIHI"
-_PIECE = 512
 
 
 def crc32(data: "bytes | memoryview", value: int = 0) -> int:
@@ -119,7 +119,7 @@ class Reader:
 
     def _check(self, left: int, crc: int) -> int:
         while left > 0:
-            piece = self._file.read(min(left, _PIECE))
+            piece = self._file.read(min(left, SPOOL_PIECE))
             if not piece:
                 return -1
             crc = crc32(piece, crc)

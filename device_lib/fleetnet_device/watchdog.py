@@ -14,13 +14,10 @@ Source: MicroPython docs, machine.WDT; ports differ in the longest timeout (rp2:
 from fleetnet.errors import LinkError, Unsupported
 from fleetnet.ports import port
 from fleetnet.ticks import ticks_diff
+from fleetnet_device.limits import PATIENCE_MS
 
 # A P-256 handshake takes up to 2 s on a Cortex-M; with less than this the watchdog bites.
 _SHORTEST_MS = 5_000
-
-# The longest silence of a connection that works: the pause between attempts (60 s, 60 s
-# more after a refusal), or two keepalives. The server may ask for more: see ``obey``.
-_PATIENCE_MS = 180_000
 
 _FEED_MS = 1_000
 
@@ -45,7 +42,7 @@ class Part:
         self._device = device
         self._watchdog: "Any" = None
         self._until = port.ticks()
-        self._patience_ms = _PATIENCE_MS
+        self._patience_ms = PATIENCE_MS
         self.fed = 0
 
     def start(self, timeout_ms: int = 30_000, watchdog: "Any" = None) -> None:
@@ -74,7 +71,7 @@ class Part:
     def progress(self, pause_ms: int = 0) -> None:
         """The connection lives; ``pause_ms``: how long it now stays silent on purpose."""
         self._until = port.ticks()
-        self._patience_ms = _PATIENCE_MS + pause_ms
+        self._patience_ms = PATIENCE_MS + pause_ms
         self._feed()
 
     def _feed(self) -> None:

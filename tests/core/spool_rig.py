@@ -214,3 +214,19 @@ class Rig:
     def payloads(self, stream=3):
         """What the store has of a stream, in the order of arrival."""
         return [payload for other, payload in self.store.order if other == stream]
+
+
+def texts(first, last):
+    """Messages that tell their number."""
+    return [b"message %d" % n for n in range(first, last)]
+
+
+def say_all(rig, messages, stream=3):
+    """Let the device queue them."""
+    for message in messages:
+        rig.say(message, stream)
+
+
+def segments(rig):
+    """Names of the spool's files with records."""
+    return [name for name in rig.flash.files if name.endswith(".spl")]

@@ -6,10 +6,20 @@ import sys
 
 FOLDER = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."
 sys.path.insert(0, FOLDER)
-from part_device import Failing, PartDevice, load, receive, remove, scratch, store  # noqa: E402
+from part_device import (  # noqa: E402
+    Failing,
+    Forgetful,
+    PartDevice,
+    load,
+    receive,
+    remove,
+    scratch,
+    store,
+)
 
 from fleetnet.commands import decode_result, encode_call  # noqa: E402
-from fleetnet_device.commands import MAX_RUNNING, MAX_WAITING, Part  # noqa: E402
+from fleetnet_device.commands import Part  # noqa: E402
+from fleetnet_device.limits import MAX_RUNNING, MAX_WAITING  # noqa: E402
 
 SOON = 1_700_000_060_000
 
@@ -319,21 +329,6 @@ async def test_without_flash_a_call_of_an_earlier_boot_is_not_run():
     assert await ask(device, part, call("c2", boot=2)) == [("c2", "ok", 3)]
     assert await ask(device, part, call("c3", boot=0)) == [("c3", "ok", 3)]
     assert len(ran) == 2
-
-
-class Forgetful:
-    """A journal that keeps nothing: what would run a command twice."""
-
-    is_complete = True
-
-    def find(self, command_id):
-        return None
-
-    def begin(self, command_id):
-        pass
-
-    def end(self, command_id, result):
-        pass
 
 
 async def test_control_without_the_journal_a_command_runs_twice():

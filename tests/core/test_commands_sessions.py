@@ -9,7 +9,7 @@ import sys
 
 FOLDER = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."
 sys.path.insert(0, FOLDER)
-from part_device import PartDevice, remove, scratch  # noqa: E402
+from part_device import Forgetful, PartDevice, remove, scratch  # noqa: E402
 from world import OPEN, Faults, Lcg, World  # noqa: E402
 
 from fleetnet.commands import BUSY, decode_result, encode_call  # noqa: E402
@@ -19,21 +19,6 @@ from fleetnet_device.commands import Part  # noqa: E402
 
 UNIX_MS = 1_700_000_000_000
 STEP_MS = 20
-
-
-class Forgetful:
-    """A journal that keeps nothing."""
-
-    is_complete = True
-
-    def find(self, command_id):
-        return None
-
-    def begin(self, command_id):
-        pass
-
-    def end(self, command_id, result):
-        pass
 
 
 class Boot(PartDevice):

@@ -147,7 +147,7 @@ def test_what_is_no_der():
     for data in (b"", b"\x30", b"-----BEGIN CERTIFICATE-----", b"\x30\x80\0\0", b"\x30\x05\0"):
         for call in (der.spki, der.san_uris, der.algorithm, der.public_point, der.size):
             refused(call, data)
-    # Three bytes of length are more than MAX_DER.
+    # Three bytes of length are more than der.py reads.
     assert "length" in refused(der.size, b"\x30\x83\1\0\0" + b"\0" * 65536)
     name = uri_extension(value(0x86, b"\xff\xfe"))
     assert "URI" in refused(der.san_uris, certificate(INFO, name))

@@ -1,23 +1,10 @@
 """The spool: what goes to the flash and when, reboots, epochs."""
 
-from spool_rig import Rig
+from spool_rig import Rig, say_all, segments, texts
 
 from fleetnet import limits
 from fleetnet.errors import FleetError
 from fleetnet.session import Session
-
-
-def texts(first, last):
-    return [b"message %d" % n for n in range(first, last)]
-
-
-def say_all(rig, messages, stream=3):
-    for message in messages:
-        rig.say(message, stream)
-
-
-def segments(rig):
-    return [name for name in rig.flash.files if name.endswith(".spl")]
 
 
 def test_nothing_is_written_while_the_server_acknowledges():

@@ -1,25 +1,12 @@
 """The spool at its limits: full, failing, damaged; and what it costs."""
 
 from flash import Flash
-from spool_rig import Rig
+from spool_rig import Rig, say_all, segments, texts
 
 from fleetnet import limits
 from fleetnet.session import Session
 from fleetnet_device.outbox import Outbox
 from fleetnet_device.spool import Spool
-
-
-def texts(first, last):
-    return [b"message %d" % n for n in range(first, last)]
-
-
-def say_all(rig, messages, stream=3):
-    for message in messages:
-        rig.say(message, stream)
-
-
-def segments(rig):
-    return [name for name in rig.flash.files if name.endswith(".spl")]
 
 
 def test_policy_oldest_drops_whole_segments_and_tells_the_server():

@@ -11,40 +11,18 @@ from examples.programs import (
     every_runtime,
     example_server,
     fail_example,
-    files,
     has,
     run_example,
     s_client,
     s_server,
     started,
 )
-from fleetnet_server.identity.pki import to_pem
 from interpreters import Interpreter
-from pki import Pki, key_pem
 
 Runtime = Interpreter | None
 CLIENTS = ["tls/dtls_client.py", "tls/dtls_client_socket.py"]
 SERVERS = ["tls/dtls_server.py", "tls/dtls_server_socket.py"]
 every_client = pytest.mark.parametrize("example", CLIENTS, ids=lambda path: Path(path).stem)
-
-
-@pytest.fixture
-def place(pki: Pki, tmp_path: Path) -> Path:
-    files(
-        tmp_path,
-        ca_der=pki.ca.certificate,
-        ca_pem=to_pem(pki.ca.certificate),
-        otherca_der=pki.other_ca.certificate,
-        server_der=pki.server.certificate,
-        serverkey_der=pki.server.key,
-        server_pem=to_pem(pki.server.certificate),
-        serverkey_pem=key_pem(pki.server.key),
-        cert_der=pki.device.certificate,
-        key_der=pki.device.key,
-        stranger_der=pki.device_of_other_ca.certificate,
-        strangerkey_der=pki.device_of_other_ca.key,
-    )
-    return tmp_path
 
 
 def pair(place: Path) -> tuple[Path, Path]:

@@ -9,36 +9,16 @@ from examples.programs import (
     HOST,
     every_runtime,
     example_server,
-    files,
     openssl,
     run_example,
     s_client,
 )
-from fleetnet_server.identity.pki import to_pem
 from interpreters import Interpreter
-from pki import Pki, key_pem
+from pki import Pki
 
 Runtime = Interpreter | None
 SERVERS = ["tls/tls_server.py", "tls/tls_server_blocking.py"]
 every_server = pytest.mark.parametrize("example", SERVERS, ids=lambda path: Path(path).stem)
-
-
-@pytest.fixture
-def place(pki: Pki, tmp_path: Path) -> Path:
-    files(
-        tmp_path,
-        ca_der=pki.ca.certificate,
-        ca_pem=to_pem(pki.ca.certificate),
-        server_der=pki.server.certificate,
-        serverkey_der=pki.server.key,
-        cert_der=pki.device.certificate,
-        key_der=pki.device.key,
-        cert_pem=to_pem(pki.device.certificate),
-        key_pem=key_pem(pki.device.key),
-        other_pem=to_pem(pki.device_of_other_ca.certificate),
-        otherkey_pem=key_pem(pki.device_of_other_ca.key),
-    )
-    return tmp_path
 
 
 def pair(place: Path) -> tuple[Path, Path]:
@@ -69,7 +49,7 @@ def test_server_shows_its_certificate(runtime: Runtime, example: str, place: Pat
 def test_mutual_tls(runtime: Runtime, example: str, place: Path) -> None:
     """With the client's anchor: good certificates come in, none and a stranger's do not."""
     with example_server(example, runtime, *pair(place), place / "ca.der") as (port, server):
-        for refused in ([], ["-cert", place / "other.pem", "-key", place / "otherkey.pem"]):
+        for refused in ([], ["-cert", place / "stranger.pem", "-key", place / "strangerkey.pem"]):
             with s_client(port, *verifying(place), *refused) as client:
                 client.say("hello\n")
                 client.finish()

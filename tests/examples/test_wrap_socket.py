@@ -2,43 +2,21 @@
 
 from pathlib import Path
 
-import pytest
-
 from examples.programs import (
     HOST,
     every_runtime,
     example_server,
     fail_example,
-    files,
     has,
     run_example,
     s_client,
     s_server,
 )
-from fleetnet_server.identity.pki import to_pem
 from interpreters import Interpreter
-from pki import Pki, key_pem
 
 Runtime = Interpreter | None
 EXAMPLE = "tls/wrap_socket.py"
 KEY = "0123456789abcdef" * 4
-
-
-@pytest.fixture
-def place(pki: Pki, tmp_path: Path) -> Path:
-    files(
-        tmp_path,
-        ca_der=pki.ca.certificate,
-        ca_pem=to_pem(pki.ca.certificate),
-        otherca_der=pki.other_ca.certificate,
-        server_der=pki.server.certificate,
-        serverkey_der=pki.server.key,
-        server_pem=to_pem(pki.server.certificate),
-        serverkey_pem=key_pem(pki.server.key),
-        cert_der=pki.device.certificate,
-        key_der=pki.device.key,
-    )
-    return tmp_path
 
 
 def identity(place: Path) -> tuple[object, ...]:

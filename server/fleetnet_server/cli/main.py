@@ -13,7 +13,7 @@ import click
 # name: (module:attribute, line of the help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("fleetnet_server.cli.init:init", "Make a fleet: CA, server certificate, store."),
-    "device": ("fleetnet_server.cli.device:device", "Add, list, enable and disable devices."),
+    "device": ("fleetnet_server.cli.device:device", "Add, list, enable devices; install boards."),
     "serve": ("fleetnet_server.cli.serve:serve", "Run the back-end in the foreground."),
     "demo": ("fleetnet_server.cli.demo:demo", "Run a server and real devices; compare counts."),
     "sim": ("fleetnet_server.cli.sim:sim", "Run many simulated devices against a server."),

@@ -212,20 +212,6 @@ def decode_log(body: str | bytes) -> tuple[int, int, list[tuple[int, str, str]]]
     return _decode_log(body)  # type: ignore[return-value]
 
 
-def boot_of(kind: int, body: str | bytes) -> int:
-    """Return the boot number of a good body; 0 when its times are unix times."""
-    kind &= ~OPTIONAL
-    if kind == RAW and isinstance(body, bytes):
-        return decode_raw_untrusted(body).boot
-    if kind == READINGS:
-        return decode_readings(body).boot
-    if kind == EVENT:
-        return _decode_event(body)[1]
-    if kind == LOG:
-        return _decode_log(body)[1]
-    return 0
-
-
 class _TooDeep(ValueError):
     TEXT = f"value is nested deeper than {MAX_DEPTH}"
 

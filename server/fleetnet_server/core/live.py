@@ -80,7 +80,7 @@ class LiveReadings:
     """The Service for best-effort READINGS.
 
     Attributes:
-        received_count, refused: counters; a body that breaks the rules is refused.
+        refused: bodies that break the rules.
     """
 
     capability = 0
@@ -88,7 +88,6 @@ class LiveReadings:
     live_kinds = frozenset((READINGS,))
 
     def __init__(self) -> None:
-        self.received_count = 0
         self.refused = 0
         self._latest: dict[str, dict[str, LiveReading]] = {}
         self._watchers: set[Watcher] = set()
@@ -128,7 +127,6 @@ class LiveReadings:
             known[reading.channel] = reading
             if len(known) > _CHANNELS:
                 del known[next(iter(known))]
-            self.received_count += 1
             for watcher in self._watchers:
                 watcher.put(reading)
 

@@ -149,11 +149,6 @@ class Sessions:
             device=peer.name, stream=gap.stream, first=gap.first, last=gap.last,
         )  # fmt: skip
 
-    def peer_of(self, device_id: int) -> Peer | None:
-        """Return the open session of a device, None while it is away."""
-        peer = self.live.get(device_id)
-        return peer if peer is not None and peer.is_open else None
-
     def window(self) -> int:
         """Return the window that new sessions are granted."""
         return 0 if self.router.is_shut else WINDOW
