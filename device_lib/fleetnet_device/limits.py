@@ -1,8 +1,8 @@
 """Every ceiling of the device in one place, with its reason.
 
-The protocol's are in fleetnet/limits.py. Boards pay nothing for these names: their build
-puts the numbers where they are used. What a program may choose (Device's arguments) has
-its default here.
+The protocol's are in fleetnet/limits.py; those of a hub and of a DTLS server on a device are
+with them in fleetnet/. Boards pay nothing for these names: their build puts the numbers where
+they are used. What a program may choose (Device's arguments) has its default here.
 """
 
 from fleetnet.limits import MAX_MESSAGE

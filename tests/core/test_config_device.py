@@ -10,6 +10,7 @@ from part_device import Failing, PartDevice, load, receive, remove, scratch, sto
 
 from fleetnet.commands import decode_config_state, encode_config  # noqa: E402
 from fleetnet.handshake import Hello  # noqa: E402
+from fleetnet.limits import MAX_MESSAGE  # noqa: E402
 from fleetnet_device import saved  # noqa: E402
 from fleetnet_device.config import Part  # noqa: E402
 
@@ -141,6 +142,21 @@ async def test_a_document_survives_a_power_cut_at_any_byte():
                 device, part = make(folder)
                 expected = (1, 5) if is_old_there else (2, 6)
                 assert (part.version, part["rate"]) == expected, (size, is_old_there)
+    finally:
+        remove(folder)
+
+
+async def test_the_largest_document_survives_a_reboot():
+    folder = scratch()
+    body = b'[7,{"a":"%s"}]' % (b"x" * (MAX_MESSAGE - len(b'[7,{"a":""}]')))
+    assert len(body) == MAX_MESSAGE
+    try:
+        device, part = make(folder)
+        receive(part, body)
+        await device.settle()
+        assert part.version == 7
+        device, part = make(folder)
+        assert part.version == 7 and not device.reports
     finally:
         remove(folder)
 

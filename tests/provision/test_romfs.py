@@ -11,11 +11,19 @@ from end_to_end.fleet import Fleet
 from fleetnet_server.provision.board import Board
 from fleetnet_server.provision.errors import BoardError, PackageError
 from fleetnet_server.provision.installing import Wanted, run_selftest
-from fleetnet_server.provision.romfs import build_image, install_image, mount_program
+from fleetnet_server.provision.romfs import build_image, install_image
 from interpreters import Interpreter
 from provision.conftest import Boards
 from provision.test_device_install import command
 from provision.test_install import COMPILED, bundle_of
+
+# For a MicroPython that has VfsRom and no partition.
+MOUNT = """\
+import sys, vfs
+with open(%r, "rb") as file:
+    vfs.mount(vfs.VfsRom(file.read()), "/rom")
+sys.path.insert(0, "/rom/lib")
+"""
 
 # What a port with a ROMFS partition has (extmod/modvfs.c, vfs.rom_ioctl): here in RAM, of SIZE
 # bytes, and mounted when mpremote says that the image is complete.
@@ -62,7 +70,7 @@ async def test_image_is_mounted_and_the_device_connects_from_it(
 
     def connect() -> dict[str, object]:
         with Board(board.port) as connection:
-            connection.run(mount_program(str(path)))
+            connection.run(MOUNT % str(path))
             return run_selftest(connection, "/rom/lib", "/rom/bundle")
 
     result = await asyncio.to_thread(connect)

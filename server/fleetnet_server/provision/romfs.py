@@ -15,13 +15,6 @@ from fleetnet_server.provision.board import Board, Facts
 from fleetnet_server.provision.errors import BoardError, PackageError
 from fleetnet_server.provision.installing import BUNDLE, Report, Wanted, run_selftest, set_clock
 
-_MOUNT = """\
-import sys, vfs
-with open(%r, "rb") as file:
-    vfs.mount(vfs.VfsRom(file.read()), "/rom")
-sys.path.insert(0, "/rom/lib")
-"""
-
 
 def build_image(library: dict[str, bytes], bundle: dict[str, bytes] | None) -> bytes:
     """Return the image (ROMFS version 1, extmod/vfs_rom.c).
@@ -93,11 +86,6 @@ def install_image(board: Board, facts: Facts, wanted: Wanted, path: Path, size: 
     if wanted.has_test and wanted.bundle is not None:
         report.selftest = run_selftest(board, "/rom/lib", f"/rom/{BUNDLE}")
     return report
-
-
-def mount_program(path: str) -> str:
-    """Return what to run on a MicroPython that has VfsRom and no partition."""
-    return _MOUNT % path
 
 
 class _State:
