@@ -112,4 +112,6 @@ def decode_hello(payload: bytes) -> Hello:
     hello.boot = fields.get_int(tags.BOOT)
     hello.uptime_ms = fields.get_int(tags.UPTIME_MS, 0, TIME_BYTES)
     hello.config_version = fields.get_int(tags.CONFIG_VERSION)
+    hello.identity = fields.get_int(tags.IDENTITY)
+    hello.probe = fields.get_int(tags.PROBE)
     return hello

@@ -17,6 +17,8 @@ CAN_COMMAND = 0x01
 CAN_CONFIGURE = 0x02
 CAN_BLOB = 0x04
 CAN_RELAY = 0x08
+CAN_ROTATE = 0x10
+CAN_MAKE_KEY = 0x20
 
 EPOCH_SIZE = 8
 NONCE_SIZE = 4
@@ -140,11 +142,13 @@ class Hello(Greeting):
         software: library and firmware, for people.
         boot: random number of this boot, 1 .. 2**30-1; uptime_ms: ms since that boot.
         config_version: of the configuration it runs with; 0: none.
+        identity: number of the identity it uses; 0: that of its bundle.
+        probe: nonzero asks for the decision alone: REFUSE comes, with reason 0 for "yes".
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.config_version = 0
+        self.config_version = self.identity = self.probe = 0
         self.codecs = b""
         self.software = ""
         self.boot = 0
@@ -159,6 +163,10 @@ class Hello(Greeting):
         out.put_int(tags.UPTIME_MS, self.uptime_ms)
         if self.config_version:
             out.put_int(tags.CONFIG_VERSION, self.config_version)
+        if self.identity:
+            out.put_int(tags.IDENTITY, self.identity)
+        if self.probe:
+            out.put_int(tags.PROBE, self.probe)
         return out.to_payload()
 
 

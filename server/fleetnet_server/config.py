@@ -42,6 +42,18 @@ class Settings(BaseSettings):
     dtls_keepalive_s: float = Field(
         25.0, ge=1, le=86_400, description="over DTLS: routers forget idle UDP after 30 s"
     )
+    enrol_port: int = Field(
+        0, ge=0, le=65535, description="TCP port for devices with a claim token; 0: closed"
+    )
+    device_lifetime_s: float = Field(
+        825 * 86_400.0, ge=5, description="of certificates made for devices"
+    )
+    server_lifetime_s: float = Field(
+        825 * 86_400.0, ge=5, description="of the server's own certificate"
+    )
+    rotations_per_s: float = Field(
+        20.0, gt=0, le=1000, description="new identities a second, for all devices together"
+    )
     max_blob_bytes: int = Field(64 << 20, ge=1024, description="larger blobs are refused")
 
     @classmethod

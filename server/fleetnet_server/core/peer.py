@@ -15,8 +15,7 @@ from fleetnet.session import DOWN, OPEN, OVER
 from fleetnet.ticks import ticks_diff
 from fleetnet_server.core.transport import Transport
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.identity.authenticate import Refusal
-from fleetnet_server.identity.registry import Device
+from fleetnet_server.identity.authenticate import Authenticated, Refusal
 
 if TYPE_CHECKING:
     from fleetnet_server.core.sessions import Sessions
@@ -34,6 +33,8 @@ class Peer:
 
     Attributes:
         device_id, name: of the authenticated device; 0 and the address for a refused one.
+        serial: of the certificate of this link; 0: a pre-shared key, see psk_identity.
+        identity_number: which of its identities the device says it uses (HELLO).
         epoch_id: the store's number of the epoch, once HELLO was accepted.
         pending: messages handed to the writer and not yet durable.
         capabilities: CAN_* bits that both ends have, once the session is open.
@@ -41,15 +42,22 @@ class Peer:
 
     __slots__ = (
         "_ack_armed", "_afterlife", "_boot", "_boot_offset", "_refusal", "_session", "_sessions",
-        "_transport", "armed_at", "device_id", "epoch_id", "is_open", "name", "pending",
+        "_transport", "armed_at", "device_id", "epoch_id", "identity_number", "is_open", "name",
+        "pending", "psk_identity", "serial",
     )  # fmt: skip
 
-    def __init__(self, sessions: "Sessions", transport: Transport, who: Device | Refusal):
+    def __init__(self, sessions: "Sessions", transport: Transport, who: Authenticated | Refusal):
         self._sessions = sessions
         self._transport: Transport | None = transport
-        self._refusal = who if isinstance(who, Refusal) else None
-        self.device_id = 0 if isinstance(who, Refusal) else who.id
-        self.name = f"at {transport.address[0]}" if isinstance(who, Refusal) else who.name
+        self._refusal: Refusal | None = None
+        self.device_id = self.serial = self.identity_number = 0
+        self.psk_identity = ""
+        if isinstance(who, Refusal):
+            self._refusal = who
+            self.name = f"at {transport.address[0]}"
+        else:
+            self.device_id, self.name = who.device.id, who.device.name
+            self.serial, self.psk_identity = who.serial, who.psk_identity
         self.epoch_id = 0
         self.pending = 0
         self.is_open = False
@@ -120,6 +128,11 @@ class Peer:
             self._sessions.refused(self, self._refusal)
             self._end()
             return
+        if hello.probe:
+            self._session.refuse(errors.NORMAL)
+            self._end()
+            return
+        self.identity_number = hello.identity
         if self._sessions.enter(self):
             # Messages of the old link are on their way to the disk: the resume points
             # must not miss them.

@@ -20,7 +20,12 @@ from fleetnet_server.core.services import Services
 from fleetnet_server.core.timers import Timers
 from fleetnet_server.core.transport import Transport
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.identity.authenticate import Refusal, authenticate
+from fleetnet_server.identity.authenticate import (
+    Authenticated,
+    LinkIdentity,
+    Refusal,
+    authenticate,
+)
 from fleetnet_server.identity.registry import Registry
 
 _log = structlog.get_logger("fleetnet.sessions")
@@ -75,8 +80,10 @@ class Sessions:
 
     def accept(self, transport: Transport, certificate: bytes) -> Peer:
         """Take an authenticated link; a device that may not come in gets REFUSE later."""
+        who: Authenticated | Refusal
         try:
-            who = authenticate(certificate, self.registry)
+            link = LinkIdentity(certificate, transport.psk_identity)
+            who = authenticate(link, self.registry)
         except StoreUnavailable as error:
             who = Refusal(errors.STORE_UNAVAILABLE, str(error))
         return Peer(self, transport, who)

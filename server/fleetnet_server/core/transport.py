@@ -13,11 +13,15 @@ class Transport(Protocol):
         kind: "tls" or "dtls".
         datagram: True for DTLS.
         address: (host, port) of the client.
+        psk_identity: by which the client named itself; None: it showed a certificate.
     """
 
     kind: str
     datagram: bool
     address: tuple[str, int]
+
+    @property
+    def psk_identity(self) -> bytes | None: ...
 
     def send(self, data: bytes) -> None:
         """Send a piece of the stream, or one datagram's payload; never blocks."""
@@ -39,7 +43,7 @@ class LinkHandler(Protocol):
         """The link is gone; called once, never after the handler closed it itself."""
 
 
-# Called with the transport and the client's leaf certificate (DER).
+# Called with the transport and the client's leaf certificate (DER); b"" with a shared key.
 Accept = Callable[[Transport, bytes], LinkHandler]
 # Called with kind, address and the reason of a handshake that failed.
 Refused = Callable[[str, tuple[str, int], FleetError], None]

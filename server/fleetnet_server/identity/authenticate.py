@@ -1,11 +1,44 @@
-"""From a verified certificate to a registered, enabled device, or to a refusal."""
+"""From what a link proved to a registered, enabled device, or to a refusal."""
 
 from typing import NamedTuple
 
 from fleetnet import errors
 from fleetnet_server.errors import IdentityError
 from fleetnet_server.identity.certificate import identity
-from fleetnet_server.identity.registry import Device, Registry
+from fleetnet_server.identity.names import is_device_name
+from fleetnet_server.identity.registry import REMOVED, Device, Registry
+
+BY_CERTIFICATE = "certificate"
+BY_PSK = "psk"
+
+
+class LinkIdentity(NamedTuple):
+    """What the handshake proved.
+
+    Attributes:
+        certificate: the leaf, DER, which TLS verified against our anchors; b"": none.
+        psk_identity: by whose pre-shared key the handshake was made; None: by none.
+    """
+
+    certificate: bytes = b""
+    psk_identity: bytes | None = None
+
+
+class Authenticated(NamedTuple):
+    """A device that may come in.
+
+    Attributes:
+        serial: of its certificate; 0 with a pre-shared key.
+        psk_identity: "" with a certificate.
+    """
+
+    device: Device
+    serial: int = 0
+    psk_identity: str = ""
+
+    @property
+    def method(self) -> str:
+        return BY_PSK if self.psk_identity else BY_CERTIFICATE
 
 
 class Refusal(NamedTuple):
@@ -20,25 +53,31 @@ class Refusal(NamedTuple):
     message: str
 
 
-def authenticate(der: bytes, registry: Registry) -> Device | Refusal:
-    """Decide on a client whose certificate TLS has verified against our CA.
+def authenticate(link: LinkIdentity, registry: Registry) -> Authenticated | Refusal:
+    """Decide on a client.
 
-    Args:
-        der: the leaf certificate. Its identity is the only one: nothing that the peer says
-            later can name another device.
+    What the handshake proved is its only identity: nothing that the peer says later can
+    name another device. A certificate counts before a pre-shared key.
 
     Raises:
         StoreUnavailable: what the registry raises; nothing of its own.
     """
+    name, serial, psk = "", 0, ""
     try:
-        name, serial = identity(der)
+        if link.certificate:
+            name, serial = identity(link.certificate)
+        elif link.psk_identity:
+            psk = link.psk_identity.decode("ascii", "replace")
+            name = psk_name(psk)
+        else:
+            raise IdentityError("neither certificate nor pre-shared key")
     except IdentityError as error:
         return Refusal(errors.NO_IDENTITY, f"{error}: issue one with `fleetnet device add`")
     device = registry.lookup(name)
-    if device is None:
+    if device is None or device.state == REMOVED:
         return Refusal(
             errors.UNKNOWN_DEVICE,
-            f"device {name!r} has a good certificate but is not registered here: "
+            f"device {name!r} has good credentials but is not registered here: "
             f"`fleetnet device add {name}`, or see which store this server uses",
         )
     if serial in device.revoked:
@@ -50,4 +89,12 @@ def authenticate(der: bytes, registry: Registry) -> Device | Refusal:
         return Refusal(
             errors.DISABLED, f"device {name!r} is disabled: `fleetnet device enable {name}`"
         )
-    return device
+    return Authenticated(device, serial, psk)
+
+
+def psk_name(psk_identity: str) -> str:
+    """Return the device of a PSK identity NAME.NUMBER. Raises IdentityError."""
+    name, _, number = psk_identity.rpartition(".")
+    if not is_device_name(name) or not number.isascii() or not number.isdigit():
+        raise IdentityError(f"PSK identity {psk_identity[:80]!r} is not NAME.NUMBER")
+    return name

@@ -57,4 +57,75 @@ CREATE TABLE blobs(
 );
 """
 
-STEPS: tuple[tuple[int, str], ...] = ((2, _COMMANDS + _BLOBS),)
+# Identities. The tables devices and certificates are made anew, as SQLite cannot change a CHECK;
+# `id` stays what messages refer to. A removed device keeps its row and its readings.
+_IDENTITY = """
+CREATE TABLE devices_3(
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL DEFAULT 'enabled'
+        CHECK (state IN ('enabled', 'disabled', 'quarantined', 'removed')),
+    created_ms INTEGER NOT NULL,
+    grp TEXT NOT NULL DEFAULT 'default',
+    labels TEXT NOT NULL DEFAULT '{}'  -- JSON object of text
+);
+INSERT INTO devices_3(id, name, state, created_ms) SELECT id, name, state, created_ms FROM devices;
+DROP TABLE devices;
+ALTER TABLE devices_3 RENAME TO devices;
+ALTER TABLE certificates ADD COLUMN reason TEXT;  -- of the revocation
+ALTER TABLE certificates ADD COLUMN key_made TEXT NOT NULL DEFAULT 'server'
+    CHECK (key_made IN ('server', 'device'));
+ALTER TABLE certificates ADD COLUMN generation INTEGER NOT NULL DEFAULT 1;  -- of the CA
+CREATE TABLE identities(
+    device INTEGER NOT NULL REFERENCES devices(id),
+    number INTEGER NOT NULL,  -- 1, 2, 3, ...; 0 is the bundle as it was made
+    serial TEXT,  -- of the certificate; NULL: a CSR is awaited
+    marks TEXT NOT NULL,  -- Authority.marks: which anchors went with it
+    pins TEXT NOT NULL,  -- hexadecimal, separated by blanks
+    state TEXT NOT NULL CHECK (state IN ('offered', 'working', 'retired', 'failed')),
+    reason TEXT,
+    tries INTEGER NOT NULL DEFAULT 0,
+    offered_ms INTEGER NOT NULL,
+    ended_ms INTEGER,  -- worked, retired or failed last
+    PRIMARY KEY(device, number)
+) WITHOUT ROWID;
+CREATE TABLE renewals(
+    device INTEGER PRIMARY KEY REFERENCES devices(id),
+    asked_ms INTEGER NOT NULL
+);
+CREATE TABLE psks(
+    identity TEXT PRIMARY KEY,  -- NAME.NUMBER
+    device INTEGER NOT NULL REFERENCES devices(id),
+    key BLOB NOT NULL,  -- encrypted under FOLDER/secret.key
+    created_ms INTEGER NOT NULL,
+    used_ms INTEGER,
+    enrol INTEGER NOT NULL DEFAULT 0  -- good for a first certificate only
+) WITHOUT ROWID;
+CREATE INDEX psks_device ON psks(device);
+CREATE TABLE claims(
+    device INTEGER PRIMARY KEY REFERENCES devices(id),
+    token TEXT NOT NULL UNIQUE,  -- its SHA-256, hexadecimal
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER NOT NULL,
+    public_key TEXT,  -- SHA-256 of the first key that came with it
+    closed_ms INTEGER
+);
+CREATE TABLE audit(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_ms INTEGER NOT NULL,
+    actor TEXT NOT NULL,  -- "cli:USER", "server", "device:NAME", an address
+    action TEXT NOT NULL,
+    device TEXT,
+    detail TEXT NOT NULL DEFAULT '{}'  -- JSON object
+);
+CREATE INDEX audit_device ON audit(device, id);
+CREATE TRIGGER audit_keeps BEFORE UPDATE ON audit BEGIN
+    SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+CREATE TRIGGER audit_stays BEFORE DELETE ON audit BEGIN
+    SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+ALTER TABLE commands ADD COLUMN issuer TEXT NOT NULL DEFAULT '';
+"""
+
+STEPS: tuple[tuple[int, str], ...] = ((2, _COMMANDS + _BLOBS), (3, _IDENTITY))

@@ -179,12 +179,14 @@ def _upgrade(connection: apsw.Connection) -> None:
         version = int(connection.pragma("user_version"))
         if version == 0:
             connection.execute(_TABLES)
-            connection.execute(_VIEW)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        for number, statements in STEPS:
-            if version < number:
-                connection.execute(statements)
         if version < SCHEMA_VERSION:
+            # No table that a view names can be made anew under it.
+            connection.execute("DROP VIEW IF EXISTS readings")
+            for number, statements in STEPS:
+                if version < number:
+                    connection.execute(statements)
+            connection.execute(_VIEW)
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:

@@ -8,6 +8,7 @@ into the next commit, before the messages that need it.
 Implements fleetnet_server.identity.registry.Registry.
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -100,18 +101,23 @@ class SqliteStore:
 
     def lookup(self, name: str) -> Device | None:
         """Return the device of that name, None when it is not registered."""
-        row = self._first("SELECT id, name, state FROM devices WHERE name = ?", (name,))
+        row = self._first(
+            "SELECT id, name, state, grp, labels FROM devices "
+            "WHERE name = ? AND state != 'removed'",
+            (name,),
+        )
         if row is None:
             return None
         revoked = self._read(
             "SELECT serial FROM certificates WHERE device = ? AND revoked_ms IS NOT NULL",
             (row[0],),
         )
-        return Device(row[0], row[1], row[2], frozenset(int(serial, 16) for (serial,) in revoked))
+        serials = frozenset(int(serial, 16) for (serial,) in revoked)
+        return Device(row[0], row[1], row[2], serials, row[3], json.loads(row[4]))
 
     def devices(self) -> list[Device]:
         """Return every device by name."""
-        names = self._read("SELECT name FROM devices ORDER BY name")
+        names = self._read("SELECT name FROM devices WHERE state != 'removed' ORDER BY name")
         found = (self.lookup(name) for (name,) in names)
         return [device for device in found if device is not None]
 
