@@ -16,7 +16,7 @@ Source: extmod/modtls_mbedtls.c.
 
 import io
 
-from fleetnet.errors import LimitError, LinkClosed, LinkError, Unsupported
+from fleetnet.errors import LimitError, LinkClosed, LinkError, TrustError, Unsupported
 
 # Record types (RFC 8446 section 5.1).
 CHANGE_CIPHER_SPEC = 20
@@ -24,6 +24,7 @@ _ALERT = 21
 _FATAL = 2
 HANDSHAKE = 22
 APPLICATION_DATA = 23
+_CERT_REQUIRED = 2  # MBEDTLS_SSL_VERIFY_REQUIRED
 HEADER = 5  # bytes; in DTLS it has 8 more: epoch and number
 
 
@@ -128,7 +129,8 @@ class Channel:
         client_id: bytes that name a DTLS client's address; its cookie is bound to them.
 
     Raises:
-        CredentialError (no server_hostname), LimitError, Unsupported. The transport stays open.
+        CredentialError (no server_hostname), TrustError (a stripped context), LimitError,
+        Unsupported. The transport stays open.
     """
 
     def __init__(self, context, transport, server_hostname, what, client_id=None):
@@ -137,6 +139,9 @@ class Channel:
             options["server_hostname"] = server_hostname
         if client_id is not None:
             options["client_id"] = client_id
+        if context.mode == "verified" and context.native.verify_mode != _CERT_REQUIRED:
+            # The first write carries handshake and data: afterwards would be too late.
+            raise TrustError("verification was turned off behind a context that verifies")
         self._context = context
         self._what = what
         self._is_over = False

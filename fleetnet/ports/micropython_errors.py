@@ -17,6 +17,7 @@ from fleetnet.errors import (
     HandshakeTimeout,
     LimitError,
     LinkClosed,
+    TrustError,
     Unreachable,
     WrongCA,
     WrongName,
@@ -27,6 +28,7 @@ from fleetnet.reasons import rejected_by_alert
 _SSL_TIMEOUT = 26624
 _HELLO_VERIFY_REQUIRED = 27264
 _CONN_EOF = 29312
+_BAD_CERTIFICATE = 31232
 _NO_CLIENT_CERTIFICATE = 29824
 _NO_CA_CHAIN = 30336
 _FATAL_ALERT = 30592
@@ -56,6 +58,11 @@ def map_error(error, recorder, what):
         return rejected_by_alert(recorder.alert if recorder is not None else None)
     if number == _HELLO_VERIFY_REQUIRED:
         return Again("%s: cookie sent" % what)
+    if number == _BAD_CERTIFICATE:
+        # What mbedTLS says of usages; everything else comes as ValueError with words.
+        return TrustError(
+            "%s: the certificate is not meant for this use: its keyUsage or extendedKeyUsage" % what
+        )
     if number == _NO_CA_CHAIN:
         return WrongCA("%s: no trust anchor is loaded: pass ca=" % what)
     if number == _NO_CLIENT_CERTIFICATE:

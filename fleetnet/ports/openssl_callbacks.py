@@ -236,9 +236,12 @@ def check_established(ssl: "SslObject") -> None:
     """Assert, now that the handshake is over, that what the context rests on did happen.
 
     Raises:
-        WrongPin: no certificate was ever compared. TrustError: a suite without shared key.
+        WrongPin: no certificate was ever compared. TrustError: a suite without shared key, or
+            a chain that OpenSSL found bad while somebody had told it not to mind.
     """
     context = ssl.context
+    if context.mode == "verified" and ssl.verify_result != _VERIFY_OK:
+        raise TrustError(f"{ssl.peer}: verification was turned off behind a context that verifies")
     if context.mode == "pinned" and not ssl.has_agreed:
         raise ssl.verdict or WrongPin(f"{ssl.peer}: the pin was not checked")
     if context.mode == "psk":

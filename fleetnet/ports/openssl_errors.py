@@ -77,6 +77,8 @@ def map_verify(result: int, peer: str) -> FleetError:
     if result in _NAMES:
         return WrongName(f"{peer}: the certificate is for another name: check server_hostname")
     if result == _PURPOSE:
-        return WrongCA(f"{peer}: the certificate is not meant for this use (extendedKeyUsage)")
+        return TrustError(
+            f"{peer}: the certificate is not meant for this use: its keyUsage or extendedKeyUsage"
+        )
     text = _ffi.string(_lib.X509_verify_cert_error_string(result)).decode()
     return WrongCA(f"{peer}: the certificate does not lead to our trust anchor ({text})")

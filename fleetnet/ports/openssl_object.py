@@ -179,6 +179,11 @@ class SslObject:
             _lib.BIO_ADDR_free(address)
             clear_errors()
 
+    @property
+    def verify_result(self) -> int:
+        """What OpenSSL found of the peer's chain: X509_V_OK (0), or X509_V_ERR_*."""
+        return int(_lib.SSL_get_verify_result(self._ssl))
+
     def handshake(self) -> bool:
         """Go on with the handshake; True once it is complete.
 
@@ -192,8 +197,7 @@ class SslObject:
         result = _lib.SSL_do_handshake(self._ssl)
         running.ssl = None
         if result == 1:
-            if self.context.mode in ("pinned", "psk"):
-                check_established(self)
+            check_established(self)
             self.is_established = True
             return True
         if _lib.SSL_get_error(self._ssl, result) == _ERROR_WANT_READ:
@@ -313,7 +317,7 @@ class SslObject:
 
     def _failure(self) -> FleetError:
         errors = take_errors()
-        error = map_failure(_lib.SSL_get_verify_result(self._ssl), errors, self.peer)
+        error = map_failure(self.verify_result, errors, self.peer)
         if self.is_established:
             return error
         if self.psk_identity is None:

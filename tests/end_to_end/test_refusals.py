@@ -74,7 +74,11 @@ def write_bundle(
 
 
 async def run_device(
-    runtime: object, bundle: Path, tries: int = TRIES, clock: str | None = None
+    runtime: object,
+    bundle: Path,
+    tries: int = TRIES,
+    clock: str | None = None,
+    strip: bool = False,
 ) -> list[list[object]]:
     """Run try_connect to its end; return its lines."""
     command = [sys.executable if runtime is None else runtime.path]  # type: ignore[attr-defined]
@@ -82,7 +86,7 @@ async def run_device(
     if clock is not None:
         environment.update(faked_clock(clock))
     process = await asyncio.create_subprocess_exec(
-        *command, str(PROGRAM), str(bundle), str(tries),
+        *command, str(PROGRAM), str(bundle), str(tries), *(["strip"] if strip else []),
         env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(), 20 + 6 * tries)

@@ -1,8 +1,9 @@
 """Connect again and again and say how each try ended; run by MicroPython and CPython.
 
-    try_connect.py BUNDLE TRIES
+    try_connect.py BUNDLE TRIES [strip]
 
 Each try opens a link with the bundle, and sends one reading once the session is open.
+``strip`` turns verification off behind the context's back.
 Prints one JSON line a try: [error class or "acknowledged", alert or null, reason or null,
 message].
 """
@@ -31,11 +32,20 @@ def context_of(credentials):
     )
 
 
-async def attempt(credentials):
+def strip(context):
+    if hasattr(context.native, "set_verify"):
+        context.native.set_verify(0)
+    else:
+        context.native.verify_mode = 0
+
+
+async def attempt(credentials, is_stripped):
     """Return "acknowledged", or raise what the library raises."""
     server = credentials.servers[0]
     port_number = server.dtls_port if credentials.transport == "dtls" else server.tls_port
     context = context_of(credentials)
+    if is_stripped:
+        strip(context)
     link = await open_link(server.host, port_number, context, server.server_hostname, 5_000)
     session = Session(port.random_bytes)
     outcome = []
@@ -52,14 +62,14 @@ async def attempt(credentials):
     return outcome[0] if outcome else "nothing"
 
 
-async def main(bundle, tries):
+async def main(bundle, tries, is_stripped):
     for _ in range(tries):
         try:
-            line = [await attempt(Credentials(bundle)), None, None, ""]
+            line = [await attempt(Credentials(bundle), is_stripped), None, None, ""]
         except Exception as error:
             alert, reason = getattr(error, "alert", None), getattr(error, "reason", None)
             line = [type(error).__name__, alert, reason, str(error)]
         print(json.dumps(line))
 
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3:] == ["strip"]))

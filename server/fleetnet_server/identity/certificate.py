@@ -50,10 +50,14 @@ def identity(der: bytes) -> tuple[str, int]:
         names = certificate.extensions.get_extension_for_oid(
             ExtensionOID.SUBJECT_ALTERNATIVE_NAME
         ).value
+        is_ca = _is_ca(certificate)
     except x509.ExtensionNotFound:
         raise IdentityError("certificate has no subject alternative name") from None
     except _UNREADABLE as error:
         raise IdentityError(f"certificate cannot be read: {error}") from error
+    if is_ca:
+        # OpenSSL takes a CA's certificate for a client's; who can sign would be anybody.
+        raise IdentityError("certificate is a certificate authority's, not a device's")
     if not isinstance(names, x509.SubjectAlternativeName):
         raise IdentityError("certificate has no readable subject alternative name")
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
@@ -65,3 +69,13 @@ def identity(der: bytes) -> tuple[str, int]:
     if not is_device_name(found[0]):
         raise IdentityError(f"certificate names {found[0][:80]!r}, which is no device name")
     return found[0], serial
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        constraints = certificate.extensions.get_extension_for_oid(
+            ExtensionOID.BASIC_CONSTRAINTS
+        ).value
+    except x509.ExtensionNotFound:
+        return False
+    return not isinstance(constraints, x509.BasicConstraints) or constraints.ca
