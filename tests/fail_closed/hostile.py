@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 
+from fleetnet_server.app import Backend
 from fleetnet_server.identity.names import device_uri
 from fleetnet_server.identity.pki import Credential
 
@@ -73,7 +74,7 @@ def server_leaf(issuer: Credential) -> Credential:
 
 
 class Wire:
-    """What arrived at a server that does no TLS; ``secrets`` counts application records."""
+    """What arrived at a server that does no TLS."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -129,15 +130,7 @@ async def plain_server(datagram: bool, answer: bytes) -> AsyncIterator[tuple[int
 @contextlib.asynccontextmanager
 async def old_server(datagram: bool, server: Credential) -> AsyncIterator[tuple[int, Wire]]:
     """A server with a good certificate that knows (D)TLS 1.0 and TLS 1.1 only."""
-    context = SSL.Context(SSL.DTLS_METHOD if datagram else SSL.TLS_METHOD)
-    context.set_cipher_list(b"ALL:@SECLEVEL=0")
-    context.set_min_proto_version(0)
-    context.set_max_proto_version(_DTLS_1_0 if datagram else _TLS_1_1)
-    certificate = x509.load_der_x509_certificate(server.certificate)
-    context.use_certificate(certificate)
-    key = serialization.load_der_private_key(server.key, None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    context.use_privatekey(key)
+    context = _old_context(datagram, server)
     wire = Wire()
     kind = socket.SOCK_DGRAM if datagram else socket.SOCK_STREAM
     with socket.socket(type=kind) as listener:
@@ -154,6 +147,19 @@ async def old_server(datagram: bool, server: Credential) -> AsyncIterator[tuple[
         finally:
             stopping.set()
             await task
+
+
+def _old_context(datagram: bool, credential: Credential) -> SSL.Context:
+    context = SSL.Context(SSL.DTLS_METHOD if datagram else SSL.TLS_METHOD)
+    context.set_cipher_list(b"ALL:@SECLEVEL=0")
+    context.set_min_proto_version(0)
+    context.set_max_proto_version(_DTLS_1_0 if datagram else _TLS_1_1)
+    certificate = x509.load_der_x509_certificate(credential.certificate)
+    context.use_certificate(certificate)
+    key = serialization.load_der_private_key(credential.key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    context.use_privatekey(key)
+    return context
 
 
 def _serve_old(
@@ -185,3 +191,34 @@ def _answer(connection: SSL.Connection, wire: Wire, data: bytes) -> bytes:
     with contextlib.suppress(SSL.Error):
         connection.do_handshake()
     return connection.bio_read(16384)
+
+
+def old_client(datagram: bool, device: Credential, number: int) -> bytes:
+    """Come with a good certificate and (D)TLS 1.0 or TLS 1.1; return what the server says.
+
+    A DTLS server answers a first hello with a cookie, which is brought back.
+    """
+    context = _old_context(datagram, device)
+    connection = SSL.Connection(context, None)
+    connection.set_connect_state()
+    kind = socket.SOCK_DGRAM if datagram else socket.SOCK_STREAM
+    said = b""
+    with socket.socket(type=kind) as sock:
+        sock.connect((HOST, number))
+        sock.settimeout(5)
+        for _ in range(2 if datagram else 1):
+            with contextlib.suppress(SSL.Error):
+                connection.do_handshake()
+            sock.send(connection.bio_read(16384))
+            said = sock.recv(4096)
+            connection.bio_write(said)
+            if said[0] == 21:
+                break
+    return said
+
+
+async def nothing_is_left(running: Backend) -> None:
+    """Wait until no connection, association or handshake is left; 15 s at most."""
+    async with asyncio.timeout(15):
+        while running.tls.connections or running.tls.half_open or running.dtls.acceptor.half_open:
+            await asyncio.sleep(0.02)
