@@ -9,11 +9,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from fleets import bundles
 from processes import Process, cores, cpu_seconds, program, running
 from telemetry import Flow
+
+from fleetnet_server.identity.authority import Authority
+from fleetnet_server.identity.pki import to_pem
 
 
 def mosquitto() -> str | None:
@@ -24,9 +26,10 @@ def mosquitto() -> str | None:
 def to_pem_files(fleet: Path, target: Path) -> None:
     """Write ca.pem, cert.pem and key.pem of the fleet's server, for programs that read PEM."""
     pem = serialization.Encoding.PEM
-    for source, name in (("ca/ca.der", "ca.pem"), ("server/cert.der", "cert.pem")):
-        certificate = x509.load_der_x509_certificate((fleet / source).read_bytes())
-        (target / name).write_bytes(certificate.public_bytes(pem))
+    # The devices send their leaf alone: the broker needs the issuing CA, too.
+    anchors = Authority.load(fleet).client_anchors
+    (target / "ca.pem").write_bytes(b"".join(map(to_pem, anchors)))
+    shutil.copy(fleet / "server" / "chain.pem", target / "cert.pem")
     key = serialization.load_der_private_key((fleet / "server/key.der").read_bytes(), None)
     (target / "key.pem").write_bytes(
         key.private_bytes(

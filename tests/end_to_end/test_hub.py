@@ -13,6 +13,7 @@ from end_to_end.device_process import until
 from end_to_end.fleet import Fleet, name_of, runtimes
 from fleetnet.hub import Hub
 from fleetnet.hub_link import Reading
+from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.identity import pki
 from fleetnet_server.sim.interpreters import device_environment
 from interpreters import ROOT, Interpreter
@@ -86,6 +87,9 @@ class HubProcess:
 async def fleet(fleet: Fleet) -> Fleet:
     """Its CA, its ports and its devices; the hub stands where the server was."""
     await fleet.kill_server()
+    # MicroPython presents one certificate only, so the hub's must be signed by the anchor.
+    shutil.rmtree(fleet.folder)
+    create_fleet(fleet.folder, ("localhost",), is_flat=True)
     return fleet
 
 

@@ -8,6 +8,7 @@ import asyncio
 import glob
 import json
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -170,6 +171,9 @@ async def backend(
     """The whole back-end, with this run's CA in place of its own."""
     server = server or pki.server
     create_fleet(folder, ("localhost",))
+    for name in ("ca", "server"):
+        shutil.rmtree(folder / name)
+        (folder / name).mkdir()
     (folder / "ca" / "ca.der").write_bytes(pki.ca.certificate)
     (folder / "server" / "cert.der").write_bytes(server.certificate)
     (folder / "server" / "key.der").write_bytes(server.key)

@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -9,16 +10,18 @@ import click
 from fleetnet_server.cli.output import print_json
 from fleetnet_server.config import FILE_NAME, Settings
 from fleetnet_server.errors import FolderError
-from fleetnet_server.identity import pki
+from fleetnet_server.identity.authority import DEFAULT_NAME, Authority
 from fleetnet_server.identity.files import (
     PUBLIC,
     make_private_folder,
     move_folder_into_place,
     write_new_file,
 )
+from fleetnet_server.identity.key_types import P256
+from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.sqlite import SqliteStore
 
-_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 @click.command()
@@ -31,30 +34,47 @@ _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
     help="Name or address that devices connect to; repeat it for more. The first one goes "
     "into the devices' bundles. Without it: localhost.",
 )
+@click.option("--no-ca", is_flag=True, help="Leave out the CA: `ca init` or `ca import` follows.")
+@click.option("--flat-ca", is_flag=True, help="One CA, no issuing CA below it: for hubs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
-def init(default: Path, folder: Path | None, hosts: tuple[str, ...], as_json: bool) -> None:
+def init(
+    default: Path,
+    folder: Path | None,
+    hosts: tuple[str, ...],
+    no_ca: bool,
+    flat_ca: bool,
+    as_json: bool,
+) -> None:
     """Make a fleet in FOLDER (default: the one of -C): CA, server certificate, store.
 
-    Nothing is ever overwritten.
+    Nothing is ever overwritten. For another key type, an offline root or a CA that you have:
+    --no-ca, then `fleetnet ca init` or `fleetnet ca import`.
     """
     target = folder or default
-    create_fleet(target, hosts or _LOCAL_HOSTS[:1])
+    create_fleet(target, hosts or LOCAL_HOSTS[:1], has_ca=not no_ca, is_flat=flat_ca)
     if as_json:
-        print_json({"folder": str(target), "host": (hosts or _LOCAL_HOSTS)[0]})
+        print_json({"folder": str(target), "host": (hosts or LOCAL_HOSTS)[0]})
         return
-    click.echo(f"Fleet made in {target}. Keep {target / 'ca' / 'key.der'} safe: it signs devices.")
+    if no_ca:
+        click.echo(f"Fleet made in {target}, without a CA.")
+        click.echo(f"Next: fleetnet -C {target} ca init, or ca import")
+        return
+    click.echo(f"Fleet made in {target}. Keep {target / 'ca'} safe: it signs devices.")
     click.echo(f"Next: fleetnet -C {target} device add NAME")
 
 
-def create_fleet(folder: Path, hosts: tuple[str, ...]) -> None:
+def create_fleet(
+    folder: Path, hosts: tuple[str, ...], *, has_ca: bool = True, is_flat: bool = False
+) -> None:
     """Make a fleet folder.
 
-    FOLDER/fleetnet.toml, fleet.db, ca/{ca.der,ca.pem,key.der}, server/{cert.der,key.der},
-    devices/. Everything is built beside it and renamed at the end.
+    FOLDER/fleetnet.toml, fleet.db, ca/ (identity/generations.py), server/
+    (identity/server_keys.py), devices/. Everything is built beside it and renamed at the end.
 
     Args:
         hosts: names and addresses of the server's certificate; this machine's own are added.
+        has_ca: False leaves ca/ and server/ empty. is_flat: see Authority.create.
 
     Raises:
         FolderError: the folder has something in it, or cannot be made.
@@ -66,7 +86,12 @@ def create_fleet(folder: Path, hosts: tuple[str, ...]) -> None:
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         make_private_folder(temporary)
-        _fill(temporary, hosts)
+        for name in ("ca", "server", "devices"):
+            make_private_folder(temporary / name)
+        if has_ca:
+            create_credentials(temporary, hosts, is_flat=is_flat)
+        SqliteStore(temporary / str(Settings.model_fields["store"].default)).close()
+        write_new_file(temporary / FILE_NAME, _settings_text(hosts[0]).encode(), PUBLIC)
         move_folder_into_place(temporary, folder.absolute())
     except OSError as error:
         raise FolderError(f"{folder} cannot be made: {error}") from error
@@ -74,18 +99,33 @@ def create_fleet(folder: Path, hosts: tuple[str, ...]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fill(folder: Path, hosts: tuple[str, ...]) -> None:
-    ca = pki.create_ca()
-    server = pki.issue_server(ca, (*hosts, *_LOCAL_HOSTS))
-    for name in ("ca", "server", "devices"):
-        make_private_folder(folder / name)
-    write_new_file(folder / "ca" / "key.der", ca.key)
-    write_new_file(folder / "ca" / "ca.der", ca.certificate, PUBLIC)
-    write_new_file(folder / "ca" / "ca.pem", pki.to_pem(ca.certificate), PUBLIC)
-    write_new_file(folder / "server" / "key.der", server.key)
-    write_new_file(folder / "server" / "cert.der", server.certificate, PUBLIC)
-    SqliteStore(folder / str(Settings.model_fields["store"].default)).close()
-    write_new_file(folder / FILE_NAME, _settings_text(hosts[0]).encode(), PUBLIC)
+def create_credentials(
+    folder: Path,
+    hosts: tuple[str, ...],
+    *,
+    name: str = DEFAULT_NAME,
+    key_type: str = P256,
+    permit: tuple[str, ...] = (),
+    root_key_file: Path | None = None,
+    is_flat: bool = False,
+    lifetime: timedelta | None = None,
+) -> Authority:
+    """Make the first CA and the server's first certificate.
+
+    Raises:
+        CredentialError, FolderError, OSError: as Authority.create and ServerKeys.create.
+    """
+    authority = Authority.create(
+        folder, name=name, key_type=key_type, permit=(*hosts, *permit),
+        root_key_file=root_key_file, is_flat=is_flat,
+    )  # fmt: skip
+    ServerKeys.create(folder, authority, server_hosts(hosts), lifetime)
+    return authority
+
+
+def server_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what a server's certificate is for: its hosts and this machine's own names."""
+    return (*hosts, *LOCAL_HOSTS)
 
 
 def _settings_text(host: str) -> str:

@@ -6,10 +6,13 @@ from fleetnet import errors
 from fleetnet_server.errors import IdentityError
 from fleetnet_server.identity.certificate import identity
 from fleetnet_server.identity.names import is_device_name
-from fleetnet_server.identity.registry import REMOVED, Device, Registry
+from fleetnet_server.identity.policy import ACCEPT, QUARANTINE, REFUSE
+from fleetnet_server.identity.registry import ENABLED, QUARANTINED, REMOVED, Device, Registry
 
 BY_CERTIFICATE = "certificate"
 BY_PSK = "psk"
+
+_STATES = {QUARANTINE: QUARANTINED, ACCEPT: ENABLED}
 
 
 class LinkIdentity(NamedTuple):
@@ -41,23 +44,45 @@ class Authenticated(NamedTuple):
         return BY_PSK if self.psk_identity else BY_CERTIFICATE
 
 
+class Stranger(NamedTuple):
+    """A device of a trusted CA that is not registered, and that the policy wants to be.
+
+    Attributes:
+        state: in which it is to be registered.
+        policy: what the policy says of unknown devices.
+    """
+
+    name: str
+    serial: int
+    state: str
+    policy: str
+
+
 class Refusal(NamedTuple):
     """Why a peer is refused.
 
     Attributes:
         reason: code of fleetnet.errors, for REFUSE.
         message: for the log; carries the device's name where there is one.
+        name: what the credentials say, "" when they name nobody.
     """
 
     reason: int
     message: str
+    name: str = ""
 
 
-def authenticate(link: LinkIdentity, registry: Registry) -> Authenticated | Refusal:
+def authenticate(
+    link: LinkIdentity, registry: Registry, unknown: str = REFUSE
+) -> Authenticated | Stranger | Refusal:
     """Decide on a client.
 
     What the handshake proved is its only identity: nothing that the peer says later can
     name another device. A certificate counts before a pre-shared key.
+
+    Args:
+        unknown: what the policy says of names that are not registered, see identity/policy.py.
+            A name that somebody removed stays refused.
 
     Raises:
         StoreUnavailable: what the registry raises; nothing of its own.
@@ -73,21 +98,34 @@ def authenticate(link: LinkIdentity, registry: Registry) -> Authenticated | Refu
             raise IdentityError("neither certificate nor pre-shared key")
     except IdentityError as error:
         return Refusal(errors.NO_IDENTITY, f"{error}: issue one with `fleetnet device add`")
+    return judge(name, serial, psk, registry, unknown)
+
+
+def judge(
+    name: str, serial: int, psk: str, registry: Registry, unknown: str = REFUSE
+) -> Authenticated | Stranger | Refusal:
+    """Decide on what the credentials say, see ``authenticate``."""
     device = registry.lookup(name)
     if device is None or device.state == REMOVED:
+        state = _STATES.get(unknown)
+        if state is not None and serial and not registry.was_removed(name):
+            return Stranger(name, serial, state, unknown)
         return Refusal(
             errors.UNKNOWN_DEVICE,
             f"device {name!r} has good credentials but is not registered here: "
             f"`fleetnet device add {name}`, or see which store this server uses",
+            name,
         )
     if serial in device.revoked:
         return Refusal(
             errors.REVOKED,
-            f"device {name!r} came with revoked certificate {serial:x}: give it a new one",
+            f"device {name!r} came with revoked certificate {serial:x}: give it a new one, "
+            f"`fleetnet device add --again {name}`",
+            name,
         )
-    if not device.is_enabled:
+    if not device.may_come:
         return Refusal(
-            errors.DISABLED, f"device {name!r} is disabled: `fleetnet device enable {name}`"
+            errors.DISABLED, f"device {name!r} is disabled: `fleetnet device enable {name}`", name
         )
     return Authenticated(device, serial, psk)
 

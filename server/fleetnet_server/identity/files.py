@@ -1,4 +1,4 @@
-"""Writing key material: whole or not at all, never over something else, private."""
+"""Writing key material: whole or not at all, private; over something else only when asked."""
 
 import os
 import secrets
@@ -31,6 +31,26 @@ def write_new_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
         raise FolderError(f"{path} exists and was left alone: remove it first") from None
     finally:
         os.unlink(temporary)
+    sync_folder(path.parent)
+
+
+def replace_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """Write a file over what is there; a power cut leaves the old or the new one, whole.
+
+    Raises:
+        OSError: disk full, no permission; the old one was left alone.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

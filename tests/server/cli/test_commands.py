@@ -14,7 +14,7 @@ import pytest
 
 from fleetnet.frame import READINGS
 from fleetnet_server.core.bodies import Message, inspect_body
-from fleetnet_server.identity.certificate import public_key_hash
+from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.sqlite import SqliteStore
 
 NOW = 1_800_000_000_000
@@ -63,7 +63,7 @@ def test_init_keeps_secrets_private_and_never_overwrites(fleet: Path) -> None:
     }
     for folder in (".", "ca", "server", "devices"):
         assert modes[folder] == 0o700
-    for key in ("ca/key.der", "server/key.der"):
+    for key in ("ca/1/root-key.der", "ca/1/issuing-key.der", "server/key.der"):
         assert modes[key] == 0o600
     before = {path: path.read_bytes() for path in fleet.rglob("*") if path.is_file()}
     again = fleetnet("init", fleet)
@@ -104,7 +104,7 @@ def test_device_add_makes_a_bundle_once(fleet: Path) -> None:
         "dtls_port": 7443,
         "server_hostname": "fleet.example",
         "transport": "auto",
-        "pins": [public_key_hash((fleet / "server" / "cert.der").read_bytes()).hex()],
+        "pins": ServerKeys(fleet).pins(),
     }
     key = (bundle / "key.der").read_bytes()
     again = fleetnet("-C", fleet, "device", "add", "cam-1")

@@ -317,7 +317,7 @@ async def test_renegotiation_is_refused_at_once(pki: Pki) -> None:
     permissive.use_certificate(x509.load_der_x509_certificate(pki.device.certificate))
     key = serialization.load_der_private_key(pki.device.key, None)
     permissive.use_privatekey(key)  # type: ignore[arg-type]
-    context.native = permissive
+    context.native, context.mode = permissive, "insecure"
     async with serving(pki, "tls") as server:
         client = await Raw.connect(server, context)
         await client.shake()
