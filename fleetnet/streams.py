@@ -95,7 +95,8 @@ def server_context(
         cert, key, ca, datagram: as for client_context. With ``ca`` a client must present a
             certificate that leads to it (mutual TLS).
         psk: instead of all these: identity to key, a dict; on CPython also a function of the
-            identity (bytes) that returns the key or None.
+            identity (bytes) that returns the key or None, and also beside ``cert``, ``key`` and
+            ``ca``: a client then shows a certificate or, up to (D)TLS 1.2, shares a key.
         ciphers: as for client_context.
 
     Raises:

@@ -139,6 +139,10 @@ class DtlsSocket:
             # No room, or no route: the session's own timers notice that nothing arrives.
             self.send_dropped += 1
 
+    def use(self, context: Context) -> None:
+        """Give new handshakes another context; live associations keep theirs."""
+        self.acceptor.context = context
+
     def stop_accepting(self) -> None:
         """Answer no more hellos; live associations go on."""
         self.acceptor.is_accepting = False

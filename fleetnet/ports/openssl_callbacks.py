@@ -35,7 +35,15 @@ _ffi = Binding.ffi
 Identity = str | bytes
 FindKey = Callable[[bytes], "bytes | None"]
 
-_PSK_NAMES = ("SSL_CTX_set_psk_client_callback", "SSL_CTX_set_psk_server_callback")
+_PSK_NAMES = (
+    "SSL_CTX_set_psk_client_callback",
+    "SSL_CTX_set_psk_server_callback",
+    "SSL_version",
+)
+
+# Under TLS 1.3 OpenSSL asks the same callback for the key of an extension (RFC 8446 section
+# 4.2.11) in a handshake that certificates may still decide. No device has that.
+_PSK_VERSIONS = (0x0303, 0xFEFD)  # TLS 1.2, DTLS 1.2
 
 # A key that can be guessed is open to whoever records one handshake (RFC 9257 section 4.2);
 # mbedTLS takes no longer one (MBEDTLS_PSK_MAX_LEN).
@@ -170,24 +178,22 @@ def _key_for(ssl: "SslObject", identity: bytes) -> bytes:
     assert ssl.context.find_key is not None
     try:
         key = ssl.context.find_key(identity)
-        if key is not None:
-            key = _check_key(identity, key)
+        checked = _check_key(identity, nobodys if key is None else key)  # the same work for both
     except Exception as error:
         # It would otherwise end in cffi, which prints it and goes on.
         ssl.verdict = TrustError(f"{ssl.peer}: looking for the key of {identity!r}: {error!r}")
         return nobodys
     if key is None:
         ssl.verdict = TrustError(f"{ssl.peer}: unknown PSK identity {identity!r}")
-        return nobodys
-    return key
+    return checked
 
 
 @_ffi.callback(  # type: ignore[untyped-decorator]
     "unsigned int(SSL *, const char *, unsigned char *, unsigned int)", error=0
 )
-def _server_psk(_ssl: Any, identity: Any, out: Any, room: int) -> int:
+def _server_psk(pointer: Any, identity: Any, out: Any, room: int) -> int:
     ssl = running.ssl
-    if ssl is None:
+    if ssl is None or _lib.SSL_version(pointer) not in _PSK_VERSIONS:
         return 0
     key = _key_for(ssl, _ffi.string(identity) if identity != _ffi.NULL else b"")
     if len(key) > room:
@@ -237,16 +243,31 @@ def check_established(ssl: "SslObject") -> None:
 
     Raises:
         WrongPin: no certificate was ever compared. TrustError: a suite without shared key, or
-            a chain that OpenSSL found bad while somebody had told it not to mind.
+            neither that nor a certificate, or a chain that OpenSSL found bad while somebody had
+            told it not to mind.
     """
     context = ssl.context
     if context.mode == "verified" and ssl.verify_result != _VERIFY_OK:
         raise TrustError(f"{ssl.peer}: verification was turned off behind a context that verifies")
     if context.mode == "pinned" and not ssl.has_agreed:
         raise ssl.verdict or WrongPin(f"{ssl.peer}: the pin was not checked")
-    if context.mode == "psk":
-        name = ssl.cipher()[0]
-        if ssl.verdict is not None:
-            raise ssl.verdict
-        if not is_psk(name) or ssl.psk_identity is None:
-            raise TrustError(f"{ssl.peer}: suite {name} uses no pre-shared key")
+    if context.shares_keys:
+        _check_shared_key(ssl)
+
+
+def _check_shared_key(ssl: "SslObject") -> None:
+    """A peer is known by its key or by its certificate, by what the suite says, never by both."""
+    if ssl.verdict is not None:
+        raise ssl.verdict
+    name = ssl.cipher()[0]
+    certificate = ssl.peer_certificate()
+    if is_psk(name):
+        if ssl.psk_identity is None or certificate is not None:
+            raise TrustError(f"{ssl.peer}: suite {name}, but no identity, or a certificate")
+        return
+    if ssl.context.mode == "psk":
+        raise TrustError(f"{ssl.peer}: suite {name} uses no pre-shared key")
+    # Whatever it called itself: nothing of this handshake was made with that key.
+    ssl.psk_identity = None
+    if certificate is None:
+        raise TrustError(f"{ssl.peer}: showed neither a certificate nor a pre-shared key")

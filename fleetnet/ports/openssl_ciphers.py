@@ -51,7 +51,8 @@ TLS = (
     "TLS-ECDHE-ECDSA-WITH-CHACHA20-POLY1305-SHA256",
     "TLS-ECDHE-RSA-WITH-CHACHA20-POLY1305-SHA256",
 )
-# The first one has forward secrecy. Boards know only those behind it.
+# The first one has forward secrecy. Boards know only those behind it. A server with certificates
+# has these behind the others: a client that offers both is asked for its certificate.
 PSK = (
     "TLS-ECDHE-PSK-WITH-CHACHA20-POLY1305-SHA256",
     "TLS-PSK-WITH-AES-128-GCM-SHA256",

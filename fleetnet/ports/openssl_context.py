@@ -65,13 +65,22 @@ class Context:
         datagram: DTLS; server_side.
         mode: "insecure", "verified" (a chain to an anchor), "pinned" or "psk".
         verified: every peer that gets through is authenticated.
+        shares_keys: peers may be known by a pre-shared key; in mode "verified" beside those
+            that show a certificate.
         pins, own_key, find_key: what openssl_callbacks.py goes by.
     """
 
-    def __init__(self, datagram: bool, server_side: bool, mode: str = "insecure"):
+    def __init__(
+        self,
+        datagram: bool,
+        server_side: bool,
+        mode: str = "insecure",
+        shares_keys: bool = False,
+    ):
         self.datagram = datagram
         self.server_side = server_side
         self.mode = mode
+        self.shares_keys = shares_keys or mode == "psk"
         self.verified = mode != "insecure"
         self.pins: frozenset[bytes] = frozenset()
         self.own_key: tuple[bytes, bytes] | None = None
@@ -89,7 +98,8 @@ class Context:
         if mode == "psk":
             self.set_ciphers(ciphers_of.PSK)
         else:
-            self.set_ciphers(ciphers_of.DTLS if datagram else ciphers_of.TLS)
+            names = ciphers_of.DTLS if datagram else ciphers_of.TLS
+            self.set_ciphers(names + ciphers_of.PSK if self.shares_keys else names)
         if datagram and server_side:
             self._accept_checked_cookies()
 
@@ -117,6 +127,8 @@ class Context:
     def verify_mode(self, number: int) -> None:
         if self.mode in ("pinned", "psk"):
             raise CredentialError(f"a {self.mode} context has no verify_mode to choose")
+        if self.shares_keys and number != CERT_REQUIRED:
+            raise CredentialError("beside psk= a certificate is required of everybody else")
         if number not in (CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED):
             raise CredentialError("verify_mode is 0 (none), 1 (optional) or 2 (required)")
         if number and not self.has_anchors:
@@ -151,8 +163,10 @@ class Context:
         names = list(names)
         older, newer = ciphers_of.to_openssl(names)
         for name in names:
-            if ciphers_of.is_psk(name) != (self.mode == "psk"):
+            if not self.shares_keys if ciphers_of.is_psk(name) else self.mode == "psk":
                 raise CredentialError(f"{name} is of no use in a context of mode {self.mode}")
+        if self.shares_keys and not any(map(ciphers_of.is_psk, names)):
+            raise CredentialError("psk= needs a suite of pre-shared keys: see get_ciphers()")
         if not older and (self.datagram or self.mode == "psk"):
             raise CredentialError("no suite of (D)TLS 1.2 was given, and it is the only version")
         native = self.native
@@ -195,7 +209,10 @@ def _mode(pins: object, psk: object, others: Mapping[str, object]) -> str:
     """Return how the peer is known; refuse two ways at once."""
     names = [name for name, value in others.items() if value]
     if psk is not None and (names or pins is not None):
-        raise CredentialError(f"psk= takes the place of {', '.join(names) or 'pins'}: pass one")
+        raise CredentialError(
+            f"psk= takes the place of {', '.join(names) or 'pins'}: pass one; a server that takes "
+            "both is given cert=, key=, ca= and psk="
+        )
     if (pins is not None) + ("ca" in names) + ("insecure" in names) > 1:
         raise CredentialError("name the server by one of ca=, pins= and insecure=, not by two")
     return "psk" if psk is not None else "pinned" if pins is not None else "insecure"
@@ -247,15 +264,19 @@ def server_context(
 ) -> Context:
     """See fleetnet.streams.server_context; ``ca`` makes a client certificate mandatory.
 
-    For one that may be left out set ``verify_mode`` to CERT_OPTIONAL afterwards.
+    For one that may be left out set ``verify_mode`` to CERT_OPTIONAL afterwards. With all of
+    them and ``psk`` a client is known by its certificate or, in (D)TLS 1.2, by its key.
     """
-    mode = _mode(None, psk, {"cert": cert, "key": key, "ca": ca is not None})
-    context = Context(datagram, True, mode)
+    given = {"cert": cert, "key": key, "ca": ca is not None}
+    takes_both = psk is not None and all(given.values())
+    mode = _mode(None, None if takes_both else psk, given)
+    context = Context(datagram, True, mode, takes_both)
     if ciphers is not None:
         context.set_ciphers(ciphers)
     if psk is not None:
         context.find_key = callbacks.read_server_keys(psk)
         callbacks.share_keys(context.native, True)
+    if mode == "psk":
         return context
     if cert is None and key is None:
         raise CredentialError("a server needs cert= and key=, or psk=")

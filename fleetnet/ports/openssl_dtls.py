@@ -71,6 +71,9 @@ class DtlsAcceptor:
         mtu: largest datagram to send, bytes.
         max_handshakes: handshakes under way at once; more hellos are dropped, and come again.
         handshake_timeout_s: after which an unfinished handshake is forgotten.
+
+    Attributes:
+        context: of handshakes that begin from now on; those under way keep theirs.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class DtlsAcceptor:
         max_handshakes: int = 1000,
         handshake_timeout_s: float = 10.0,
     ):
-        self._context = context
+        self.context = context
         self._transmit = transmit
         self._on_open = on_open
         self._on_data = on_data
@@ -189,7 +192,7 @@ class DtlsAcceptor:
     def _begin(self, data: bytes, cookie: bytes, address: Address, now: float) -> None:
         """Make the state of a handshake, in the place of an unfinished one."""
         self._tombstones.pop(address, None)
-        ssl = SslObject(self._context, peer=f"{address[0]}:{address[1]}", mtu=self._mtu)
+        ssl = SslObject(self.context, peer=f"{address[0]}:{address[1]}", mtu=self._mtu)
         ssl.feed(data)
         if not ssl.listen():
             ssl.free()

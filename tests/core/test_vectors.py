@@ -3,7 +3,7 @@
 import json
 import sys
 
-from fleetnet import blobs, commands
+from fleetnet import blobs, commands, credential
 from fleetnet.acceptor import decode_hello, encode_welcome
 from fleetnet.acks import decode_ack, decode_forward, encode_forward, put_ack
 from fleetnet.errors import ProtocolError
@@ -19,19 +19,21 @@ with open(FOLDER + "/vectors.json") as source:
     VECTORS = json.load(source)
 
 GREETING = ("version", "capabilities", "max_frame", "epoch", "peer_epoch", "nonce", "unix_ms")
-HELLO = ("codecs", "software", "boot", "uptime_ms", "config_version")
+HELLO = ("codecs", "software", "boot", "uptime_ms", "config_version", "identity", "probe")
 WELCOME = ("session_id", "window", "keepalive_ms", "ack_delay_ms", "rate")
 OFFER = (
     "id", "number", "size", "chunk", "content_format", "base_ms", "boot", "sha256", "name",
 )  # fmt: skip
 STATE = ("id", "status", "echo", "credit", "held", "bitmap", "reason", "detail")
+CREDENTIAL = ("action", "number", "certificate", "key", "anchors", "pins", "reason")
+CREDENTIAL_STATE = ("state", "number", "csr", "reason", "token")
 ENDING = ("reason", "retry_after_ms", "detail")
 
 
 def plain(value):
     """As JSON would write it."""
-    if isinstance(value, tuple):
-        return list(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
     if isinstance(value, bytes):
         return value.hex() if value else ""  # b"".hex() is bytes on MicroPython
     return value
@@ -67,7 +69,23 @@ def read_state(payload):
     return values_of(state, STATE), state.to_payload()
 
 
-BLOBS = {"BLOB": read_offer, "BLOB_CHUNK": read_chunk, "BLOB_STATE": read_state}
+def read_credential(payload):
+    found = credential.decode_credential(payload)
+    return values_of(found, CREDENTIAL), credential.encode_credential(found)
+
+
+def read_credential_state(payload):
+    found = credential.decode_credential_state(payload)
+    return values_of(found, CREDENTIAL_STATE), credential.encode_credential_state(found)
+
+
+OTHERS = {
+    "BLOB": read_offer,
+    "BLOB_CHUNK": read_chunk,
+    "BLOB_STATE": read_state,
+    "CREDENTIAL": read_credential,
+    "CREDENTIAL_STATE": read_credential_state,
+}
 
 
 def read(kind, payload):
@@ -85,8 +103,8 @@ def read(kind, payload):
         entries = decode_forward(payload)
         rows = [[n, entries[n]] for n in sorted(entries)]
         return {"entries": rows}, encode_forward(entries)
-    if kind in BLOBS:
-        return BLOBS[kind](payload)
+    if kind in OTHERS:
+        return OTHERS[kind](payload)
     window, entries = decode_ack(payload)
     out = bytearray()
     put_varint(out, window)

@@ -1,0 +1,488 @@
+"""A device that gets another identity: what it does on the wire, on the flash, and when it fails.
+
+The whole Device against a scripted back-end in virtual time (virtual_world.py).
+"""
+
+import json
+import os
+import sys
+
+FOLDER = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."
+sys.path.insert(0, FOLDER)
+from part_device import remove, scratch, store  # noqa: E402
+from virtual_world import ANCHOR, NOW_MS, PIN, Server, VirtualWorld  # noqa: E402
+
+from fleetnet.credential import (  # noqa: E402
+    FAILED,
+    INSTALL,
+    REFUSED,
+    REQUEST,
+    REQUESTED,
+    RETIRE,
+    RETIRED,
+    Credential,
+    decode_credential_state,
+    encode_credential,
+)
+from fleetnet.errors import CredentialError  # noqa: E402
+from fleetnet.frame import CREDENTIAL  # noqa: E402
+from fleetnet_device import Device, csr, enrol, p256, rotation  # noqa: E402
+
+OLD = b"\x30\x03old"
+
+
+def certificate(number):
+    return b"\x30\x0dcertificate %d" % number
+
+
+def key(number):
+    return b"\x30\x05key %d" % number
+
+
+def install(number, **more):
+    """INSTALL with a pair of the server's making."""
+    made = Credential(INSTALL, number, certificate(number), key(number), [ANCHOR], [PIN])
+    for name in more:
+        setattr(made, name, more[name])
+    return made
+
+
+async def make_key():
+    return b"p" * 32, b"\4" + b"q" * 64
+
+
+async def make_request(name, private, public):
+    assert (private, public) == await make_key()
+    return b"\x30\x03csr"
+
+
+def check(identity, name):
+    if b"other" in identity.certificate:
+        raise CredentialError("certificate is for other")
+
+
+class Story(VirtualWorld):
+    """A device with a bundle on a scratch flash; ``config`` goes into config.json."""
+
+    def __init__(self, has_pair=True, transport="tls", **config):
+        VirtualWorld.__init__(self, Server(OLD))
+        self.folder = scratch()
+        self.config = {
+            "name": "cam-1", "host": "h", "tls_port": 1, "dtls_port": 2, "transport": transport,
+            "made_ms": 7, "pins": ["50" * 32],
+        }  # fmt: skip
+        self.config.update(config)
+        self.options = {}
+        self.device = None
+        self.write_config()
+        if has_pair:
+            for name, content in (("cert.der", OLD), ("key.der", b"k"), ("ca.der", ANCHOR)):
+                store(self.folder + "/" + name, content)
+
+    def write_config(self):
+        store(self.folder + "/config.json", json.dumps(self.config).encode())
+
+    async def boot(self, **options):
+        self.options = options or self.options
+        self.device = Device(self.folder, linger_ms=0, **self.options)
+        await self.device.start()
+        return self.device
+
+    async def power_cut(self):
+        for task in self.device._tasks:
+            task.cancel()
+        self.server.links = []
+        await self.pass_ms(1)
+
+    async def online(self, **options):
+        """Boot, and wait for the session."""
+        before = len(self.server.opened)
+        await self.boot(**options)
+        await self.until(lambda: len(self.server.opened) > before)
+        await self.pass_ms(1)
+
+    def say(self, credential):
+        self.server.say(CREDENTIAL, encode_credential(credential))
+
+    def states(self):
+        """(state, number) of what the device said; forgotten then."""
+        found = [decode_credential_state(body) for body in self.server.states]
+        self.server.states = []
+        return [(each.state, each.number) for each in found]
+
+    def sessions(self):
+        """(certificate, identity number) of each session."""
+        return [each[:2] for each in self.server.opened]
+
+    def flash(self):
+        """Names on the flash of what is not the bundle's."""
+        return sorted([name for name in os.listdir(self.folder) if "identity" in name])
+
+    async def rotate(self, number):
+        """A rotation that goes well, up to the new session."""
+        self.server.accepted.append(certificate(number))
+        before = len(self.server.opened)
+        self.say(install(number))
+        await self.until(lambda: len(self.server.opened) > before)
+        await self.pass_ms(10)
+
+    async def retire(self, number):
+        self.say(Credential(RETIRE, number))
+        await self.until(lambda: self.server.states)
+
+    def __enter__(self):
+        VirtualWorld.__enter__(self)
+        self._real = (p256.make_key, csr.make_request, rotation.check, enrol.check)
+        p256.make_key, csr.make_request = make_key, make_request
+        rotation.check = enrol.check = check
+        return self
+
+    def __exit__(self, kind, error, trace):
+        p256.make_key, csr.make_request, rotation.check, enrol.check = self._real
+        VirtualWorld.__exit__(self, kind, error, trace)
+        remove(self.folder)
+
+
+async def test_a_rotation_over_both_transports():
+    for transport in ("tls", "dtls"):
+        with Story(transport=transport) as story:
+            await story.online()
+            for n in range(3):
+                await story.device.send("n", n)
+            await story.rotate(1)
+            # Asked before it was used, over the same transport, with nothing but HELLO.
+            assert story.server.probes == [(certificate(1), 1)]
+            ways = [(number, context.datagram) for number, context in story.contexts]
+            assert ways == [(2 if transport == "dtls" else 1, transport == "dtls")] * 3
+            assert story.sessions() == [(OLD, 0), (certificate(1), 1)]
+            assert story.contexts[2][1].key == key(1) and story.contexts[2][1].pins is None
+            assert story.states() == [] and story.flash() == ["identity", "identity-a"]
+            await story.retire(1)
+            assert story.states() == [(RETIRED, 1)]
+            assert not [n for n in os.listdir(story.folder) if n in ("cert.der", "key.der")]
+            await story.rotate(2)
+            await story.retire(2)
+            assert story.states() == [(RETIRED, 2)]
+            assert story.flash() == ["identity", "identity-b"]
+            await story.until(lambda: story.device.acknowledged == 3)
+            assert len(story.server.messages) == 3
+            await story.power_cut()
+            await story.online()
+            assert story.sessions()[-1] == (certificate(2), 2)
+            await story.power_cut()
+
+
+async def test_what_hello_says():
+    with Story() as story:
+        await story.online()
+        assert story.server.opened[-1][2] == 0x10
+        assert "rotation" not in story.device._parts and "identity" not in story.device._parts
+        await story.power_cut()
+    with Story(own_key=True) as story:
+        await story.online()
+        assert story.server.opened[-1][2] == 0x30
+        await story.power_cut()
+    with Story() as story:
+        bundle = dict(story.config)
+        bundle.update({"cert": OLD, "key": b"k", "ca": ANCHOR})
+        story.device = Device(bundle, linger_ms=0)
+        await story.device.start()
+        await story.until(lambda: story.server.opened)
+        assert story.server.opened[-1][2] == 0  # nowhere to keep one
+        await story.pass_ms(5)
+        story.say(install(1))
+        await story.until(lambda: story.server.states)
+        assert story.states() == [(FAILED, 1)]
+        await story.power_cut()
+
+
+async def test_a_key_of_its_own():
+    with Story(own_key=True) as story:
+        await story.online()
+        for _ in range(2):  # asked again: the same key
+            story.say(Credential(REQUEST, 4))
+            await story.until(lambda: story.server.states)
+            assert decode_credential_state(story.server.states[0]).csr == b"\x30\x03csr"
+            assert story.states() == [(REQUESTED, 4)] and story.flash() == ["identity-key"]
+        story.server.accepted.append(certificate(4))
+        story.say(install(4, key=b""))
+        await story.until(lambda: len(story.server.opened) == 2)
+        await story.pass_ms(10)
+        assert story.contexts[-1][1].key == csr.sec1(*(await make_key()))
+        assert story.server.opened[-1] == (certificate(4), 4, 0x30)
+        await story.retire(4)
+        assert story.flash() == ["identity", "identity-a"]
+        # Its certificate without the key that belongs to it.
+        story.say(install(5, key=b""))
+        await story.until(lambda: story.server.states[1:])
+        assert story.states() == [(RETIRED, 4), (FAILED, 5)]
+        await story.power_cut()
+
+
+async def test_other_anchors_keep_the_pair():
+    with Story() as story:
+        await story.online()
+        other = b"\x30\x06second"
+        story.say(install(1, certificate=b"", key=b"", anchors=[ANCHOR, other]))
+        await story.until(lambda: len(story.server.opened) == 2)
+        assert story.sessions()[-1] == (OLD, 1)
+        context = story.contexts[-1][1]
+        assert (context.anchors, context.key) == ([ANCHOR, other], b"k")
+        await story.pass_ms(10)
+        story.say(install(1, certificate=b"", key=b"", anchors=[ANCHOR, other]))  # sent again
+        await story.pass_ms(5_000)
+        assert story.states() == [] and len(story.server.opened) == 2
+        await story.power_cut()
+
+
+async def test_a_probe_that_fails_changes_nothing():
+    def unknown(story):
+        pass  # not in accepted: REFUSE
+
+    def wrong_anchor(story):
+        story.server.accepted.append(certificate(1))
+        story.wanted.anchors = [b"\x30\x05wrong"]
+
+    def network(story):
+        story.server.broken = 3
+
+    def other_name(story):
+        story.wanted.certificate = b"\x30\x05other"
+
+    for spoil in (unknown, wrong_anchor, network, other_name):
+        with Story() as story:
+            await story.online()
+            story.wanted = install(1)
+            spoil(story)
+            story.say(story.wanted)
+            await story.until(lambda: story.server.states)
+            assert story.states() == [(FAILED, 1)], spoil
+            assert story.sessions() == [(OLD, 0)] and story.flash() == [], spoil
+            await story.rotate(2)
+            assert story.sessions()[-1] == (certificate(2), 2), spoil
+            await story.power_cut()
+
+
+async def test_a_network_that_fails_twice_is_no_reason():
+    with Story() as story:
+        await story.online()
+        story.server.broken = 2
+        await story.rotate(1)
+        assert story.sessions()[-1] == (certificate(1), 1)
+        assert story.states() == [] and len(story.server.lost) == 2
+        await story.power_cut()
+
+
+async def test_without_memory_for_two_connections_one_follows_the_other():
+    with Story() as story:
+        await story.online()
+        story.server.no_memory = True
+        await story.rotate(1)
+        assert story.server.probes == [] and story.server.lost == [(1, "MemoryError")]
+        assert story.sessions() == [(OLD, 0), (certificate(1), 1)]
+        await story.retire(1)
+        assert story.states() == [(RETIRED, 1)] and story.flash() == ["identity", "identity-a"]
+        # This one does not serve: back, and said so.
+        story.say(install(2, anchors=[b"\x30\x05wrong"]))
+        await story.until(lambda: story.server.states)
+        assert story.states() == [(FAILED, 2)]
+        assert story.sessions()[-1] == (certificate(1), 1)
+        assert story.flash() == ["identity", "identity-a"]
+        await story.power_cut()
+
+
+async def test_a_trial_that_the_power_ends_is_none():
+    with Story() as story:
+        await story.online()
+        story.server.no_memory = True
+        story.server.broken = 100
+        story.say(install(1))
+        await story.until(lambda: len(story.server.lost) > 2)
+        await story.power_cut()
+        story.server.broken = 0
+        await story.online()
+        assert story.sessions() == [(OLD, 0), (OLD, 0)]
+        await story.power_cut()
+
+
+async def test_a_server_that_was_set_back():
+    """It took the probe, and knows nothing of it any more: the device returns by itself."""
+    for reason in (6, 8, 9):
+        for was_booted in (False, True):
+            with Story() as story:
+                await story.online()
+                await story.rotate(1)
+                story.server.accepted.remove(certificate(1))
+                story.server.reason = reason
+                if was_booted:
+                    await story.power_cut()
+                    await story.boot()
+                else:
+                    story.server.current().session.bye(story.now, 8)
+                    story.server.current().pump()
+                await story.until(lambda: story.server.states, 3_600_000)
+                assert story.states() == [(FAILED, 1)]
+                assert story.sessions()[-1] == (OLD, 0) and story.flash() == []
+                await story.power_cut()
+                await story.online()
+                assert story.sessions()[-1] == (OLD, 0)
+                await story.power_cut()
+
+
+async def test_a_device_that_is_disabled_keeps_its_identity():
+    with Story() as story:
+        await story.online()
+        await story.rotate(1)
+        await story.power_cut()
+        story.server.accepted, story.server.reason = [], 7
+        await story.boot()
+        await story.pass_ms(3_000_000)
+        story.server.accepted = [certificate(1)]
+        before = len(story.server.opened)
+        await story.until(lambda: len(story.server.opened) > before)
+        assert story.sessions()[-1] == (certificate(1), 1)
+        await story.power_cut()
+
+
+async def test_what_is_retired_is_never_used_again():
+    with Story() as story:
+        await story.online()
+        await story.rotate(1)
+        await story.retire(1)
+        await story.rotate(2)
+        await story.retire(2)
+        await story.power_cut()
+        story.server.accepted = []
+        await story.boot()
+        begin = len(story.contexts)
+        await story.pass_ms(3_000_000)
+        used = [context.certificate for _, context in story.contexts[begin:]]
+        assert len(used) > 5 and used == [certificate(2)] * len(used)
+        await story.power_cut()
+
+
+async def test_retire_of_another_number_is_refused():
+    with Story() as story:
+        await story.online()
+        story.say(Credential(RETIRE, 1))
+        await story.until(lambda: story.server.states)
+        assert story.states() == [(FAILED, 1)]
+        assert "key.der" in os.listdir(story.folder)
+        await story.power_cut()
+
+
+async def test_a_new_bundle_wins_over_the_slots():
+    with Story() as story:
+        await story.online()
+        await story.rotate(1)
+        await story.power_cut()
+        story.config["made_ms"] = 8
+        story.write_config()
+        await story.online()
+        assert story.sessions()[-1] == (OLD, 0)
+        await story.rotate(1)
+        assert story.sessions()[-1] == (certificate(1), 1)
+        await story.power_cut()
+
+
+async def test_another_spool_folder_does_not_lose_the_identity():
+    with Story() as story:
+        await story.online()
+        await story.rotate(1)
+        await story.retire(1)
+        await story.power_cut()
+        await story.online(spool=story.folder + "/spool")
+        assert story.sessions()[-1] == (certificate(1), 1)
+        await story.power_cut()
+        remove(story.folder + "/spool")
+
+
+async def test_from_a_pre_shared_key_to_a_certificate():
+    psk = {"identity": "cam-1.1", "key": "00" * 32}
+    with Story(has_pair=False, psk=psk) as story:
+        story.server.accepted = ["cam-1.1"]
+        await story.online()
+        assert story.sessions() == [("cam-1.1", 0)]
+        await story.rotate(1)
+        assert story.sessions()[-1] == (certificate(1), 1)
+        story.server.accepted = [certificate(1)]
+        await story.power_cut()
+        await story.online()
+        assert story.sessions()[-1] == (certificate(1), 1)
+        await story.power_cut()
+
+
+# -- claims ------------------------------------------------------------------------------
+
+
+def claimed(story, answer):
+    """The server answers claims with ``answer``."""
+
+    def on_state(body):
+        state = decode_credential_state(body)
+        assert (state.token, state.number, state.csr) == ("TOKEN", 1, b"\x30\x03csr")
+        assert "identity-key" in os.listdir(story.folder), "the key is kept first"
+        if answer is not None:
+            story.say(answer)
+
+    story.server.on_state = on_state
+    story.server.accepted = [certificate(1)]
+
+
+CLAIM = {"token": "TOKEN", "port": 3}
+
+
+async def test_a_claim_by_a_device_without_a_date():
+    with Story(has_pair=False, claim=CLAIM, made_ms=NOW_MS - 1_000_000) as story:
+        story.own_ms = 946_684_800_000  # the year 2000
+        claimed(story, install(1, key=b""))
+        began = story.now
+        await story.online()
+        assert story.now - began < 10_000
+        assert [number for number, _ in story.contexts] == [3, 1]
+        first, second = [context for _, context in story.contexts]
+        assert first.certificate is None and first.pins == ["50" * 32]
+        assert first.anchors == [] and not first.datagram
+        # No RTC took the time: known by its pins still. The time itself is the server's.
+        assert (second.certificate, second.pins) == (certificate(1), [PIN])
+        assert second.key == csr.sec1(*(await make_key()))
+        assert abs(story.device.clock.unix_ms() - NOW_MS - story.now) < 1_000
+        await story.power_cut()
+        story.own_ms = NOW_MS
+        await story.online()
+        assert story.contexts[-1][1].pins is None and story.contexts[-1][1].anchors == [ANCHOR]
+        assert story.server.opened[-1] == (certificate(1), 1, 0x30)
+        await story.power_cut()
+
+
+async def test_a_claim_whose_answer_is_lost_is_made_again_with_the_same_key():
+    with Story(has_pair=False, claim=CLAIM) as story:
+        claimed(story, None)
+        await story.boot()
+        await story.until(lambda: story.server.states)
+        await story.power_cut()
+        claimed(story, install(1, key=b""))
+        await story.online()
+        assert story.server.states[0] == story.server.states[1]
+        await story.power_cut()
+
+
+async def test_claims_that_are_not_granted():
+    with Story(has_pair=False, claim=CLAIM) as story:
+        claimed(story, Credential(REFUSED, 1, reason="used up"))
+        await story.boot()
+        await story.until(lambda: story.device.last_error is not None)
+        assert "claim refused: used up" in str(story.device.last_error)
+        assert story.device.state == "refused" and story.server.opened == []
+        await story.power_cut()
+    with Story(has_pair=False, claim=CLAIM, pins=["00" * 32]) as story:
+        await story.boot()
+        await story.until(lambda: story.device.last_error is not None)
+        assert type(story.device.last_error).__name__ == "WrongPin" and story.server.claims == []
+        await story.power_cut()
+    for config in ({"claim": {"token": "T"}}, {"claim": CLAIM, "pins": []}):
+        with Story(has_pair=False, **config) as story:
+            await story.boot()
+            await story.until(lambda: story.device.last_error is not None)
+            assert "fleetnet device claim" in str(story.device.last_error)
+            await story.power_cut()
