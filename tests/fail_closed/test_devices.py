@@ -1,7 +1,7 @@
 """A back-end takes nothing from a device that it has no reason to trust, and says why.
 
 Real devices on MicroPython and CPython, over TLS 1.2, TLS 1.3 and DTLS. The commonest bad
-certificates are in tests/end_to_end/test_refusals.py; here are the sly ones.
+certificates are in test_certificates.py; here are the sly ones.
 """
 
 import asyncio
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from end_to_end.test_refusals import (
+from fail_closed.hostile import device_leaf, nothing_is_left, old_client
+from fail_closed.rig import (
     LINKS,
     RUNTIMES,
     backend,
@@ -17,7 +18,6 @@ from end_to_end.test_refusals import (
     run_device,
     write_bundle,
 )
-from fail_closed.hostile import device_leaf, nothing_is_left, old_client
 from fleetnet import errors
 from fleetnet_server.identity.pki import Credential
 from pki import Pki

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from OpenSSL import SSL
 
-from end_to_end.test_refusals import backend, run_device, write_bundle
 from fail_closed.hostile import HOST, nothing_is_left
+from fail_closed.rig import backend, run_device, write_bundle
 from fleetnet.ports.openssl_context import client_context
 from pki import Pki
 

@@ -1,7 +1,7 @@
 """A device sends no application byte to a server that it has no reason to trust.
 
 Real devices on MicroPython and CPython, over TLS 1.2, TLS 1.3 and DTLS, against servers of
-which each has one thing wrong. tests/end_to_end/test_refusals.py has the commonest of them.
+which each has one thing wrong. test_certificates.py has the commonest of them.
 """
 
 from pathlib import Path
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from end_to_end.test_refusals import (
+from fail_closed.hostile import old_server, plain_server, server_leaf
+from fail_closed.rig import (
     LINKS,
     RUNTIMES,
     listener,
@@ -17,7 +18,6 @@ from end_to_end.test_refusals import (
     run_device,
     write_bundle,
 )
-from fail_closed.hostile import old_server, plain_server, server_leaf
 from fleetnet_server.identity.pki import Credential
 from pki import Pki, odd
 
