@@ -302,3 +302,32 @@ async def test_an_end_without_close_notify_is_an_end(pki: Pki) -> None:
     assert await stream.read(10) == b"last"
     assert await stream.read(10) == b""
     await asyncio.wait_for(stream.wait_closed(), 0.5)
+
+
+async def test_a_cancellation_is_not_lost_where_the_wait_ends_at_the_same_moment() -> None:
+    """CPython 3.11's asyncio.wait_for returns the result then, and the task lives on."""
+    event = asyncio.Event()
+    lived_on = []
+
+    async def waits() -> None:
+        await cpython.wait_for_ms(event.wait(), 60_000)
+        lived_on.append(True)
+
+    task = asyncio.create_task(waits())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    event.set()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    assert not lived_on
+
+
+async def test_a_wait_ends_in_time_with_its_value_or_with_a_timeout() -> None:
+    async def value() -> int:
+        await asyncio.sleep(0)
+        return 5
+
+    assert await cpython.wait_for_ms(value(), 60_000) == 5
+    with pytest.raises(TimeoutError):
+        await cpython.wait_for_ms(asyncio.Event().wait(), 10)
