@@ -6,11 +6,12 @@ and transitions as tables.
 
 from fleetnet import frame as wire
 from fleetnet import limits, tags
-from fleetnet.errors import VERSION, ProtocolError
+from fleetnet.errors import NORMAL, VERSION, ProtocolError
 from fleetnet.events import HelloReceived
 from fleetnet.fields import FieldReader, FieldWriter
 from fleetnet.handshake import TIME_BYTES, VERSION_MAJOR, Ending, Hello, Welcome
-from fleetnet.session import GREETING, Session
+from fleetnet.session import CLOSING, GREETING, OPEN, Session
+from fleetnet.ticks import ticks_diff
 
 
 class AcceptorSession(Session):
@@ -52,6 +53,32 @@ class AcceptorSession(Session):
         self._link.say(wire.WELCOME, encode_welcome(welcome))
         self._link.answer = self._link.control[-1]
         self._open(welcome, now)
+
+    def bye(self, now: int, reason: int = NORMAL, retry_after_ms: int = 0) -> None:
+        """As Session.bye; what is durable is acknowledged before it, as nothing is behind it."""
+        self._acknowledge_first()
+        super().bye(now, reason, retry_after_ms)
+
+    def _fail(self, reason: int, detail: str) -> None:
+        self._acknowledge_first()
+        super()._fail(reason, detail)
+
+    def handle_timer(self, now: int) -> None:
+        """As Session.handle_timer; a BYE is repeated behind what has become durable since."""
+        due = self._link.repeat_due if self._link.datagram else None
+        if self.state == CLOSING and due is not None and ticks_diff(due, now) <= 0:
+            # The datagram with the first BYE may be lost, and the ACK with it.
+            for stream in self.receiver.streams.values():
+                stream.dirty = True
+            self._acknowledge_first()
+        super().handle_timer(now)
+
+    def _acknowledge_first(self) -> None:
+        """Queue ACK now: whoever hears a BYE listens no longer (docs/protocol.md section 8)."""
+        if self.state == OPEN or self.state == CLOSING:
+            payload = self.receiver.ack_payload()
+            if payload:
+                self._link.say(wire.ACK, payload)
 
     def refuse(self, reason: int, retry_after_ms: int = 0, detail: str = "") -> None:
         """Do not accept the device; the link ends after this frame."""

@@ -135,6 +135,7 @@ class Hub:
         self._links: "list[SensorLink]" = []
         self._is_over = False
         self._storing: "asyncio.Task[None] | None" = None
+        self._is_storing = False
 
     @property
     def tls_port(self) -> "int | None":
@@ -177,9 +178,17 @@ class Hub:
         await self.stop()
 
     async def stop(self, timeout_ms: int = _STOP_MS) -> None:
-        """Say BYE to every sensor and stop listening; readings() ends."""
+        """Say BYE to every sensor and stop listening; readings() ends.
+
+        What is being stored gets as long to become durable: its acknowledgement must leave
+        before BYE. Whatever was not handed out comes again, on the sensor's next link.
+        """
         self._is_over = True
         self._news.set()
+        waited = 0
+        while self._is_storing and waited < timeout_ms:
+            await port.sleep_ms(20)
+            waited += 20
         if self._storing is not None:
             self._storing.cancel()
             self._storing = None
@@ -217,6 +226,7 @@ class Hub:
             message = await self.next_message()
             if message is None:
                 return
+            self._is_storing = True
             try:
                 await self._store(message.readings())
             except Exception as error:
@@ -224,13 +234,16 @@ class Hub:
                 self.note_refusal("store: %r" % error)
                 if message.sensor.link is not None:
                     message.sensor.link.bye(errors.STORE_UNAVAILABLE, 5_000)
-                continue
-            self.taken(message)
+            else:
+                self.taken(message)
+            finally:
+                self._is_storing = False
 
     async def next_message(self) -> "Message | None":
         """Return the oldest message that the program has not had; None at the end."""
         while True:
-            while self._queue:
+            # What is handed out behind our BYE could not be acknowledged, and would come twice.
+            while self._queue and not self._is_over:
                 message = self._queue.pop(0)
                 sensor = message.sensor
                 if message.epoch == sensor.epoch and message.seq > sensor.taken.get(

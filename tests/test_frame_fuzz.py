@@ -16,6 +16,7 @@ from pathlib import Path
 from fleetnet import frame as wire
 from fleetnet.acceptor import AcceptorSession, decode_hello
 from fleetnet.acks import decode_ack, decode_forward
+from fleetnet.credential import decode_credential, decode_credential_state
 from fleetnet.errors import ProtocolError
 from fleetnet.events import HelloReceived, Received
 from fleetnet.frame import FrameSplitter, encode_frame, split_datagram
@@ -31,6 +32,8 @@ DECODERS: list[Callable[[bytes], object]] = [
     decode_ending,
     decode_ack,
     decode_forward,
+    decode_credential,
+    decode_credential_state,
     lambda data: split_datagram(data, 4096),
     lambda data: FrameSplitter(4096).split(data),
 ]

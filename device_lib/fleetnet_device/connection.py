@@ -31,11 +31,11 @@ class Connection:
     def __init__(self, device: "DeviceCore", connect_ms: int, return_ms: int):
         self._device = device
         self._credentials = device.credentials
-        self._connect_ms = connect_ms
+        self.connect_ms = connect_ms
         self._is_auto = self._credentials.transport == "auto"
         self._first_return_ms = self._return_ms = return_ms
         self._return_due = 0
-        self._server = 0
+        self.server = 0
         self._backoff = Backoff(port.random_bytes)
         self.datagram = self._credentials.transport != "tls"
         self.endpoint: "Endpoint | None" = None
@@ -82,23 +82,27 @@ class Connection:
             self._return_due = ticks_add(port.ticks(), self._return_ms)
             self._return_ms = min(2 * self._return_ms, MAX_RETURN_MS)
             return True
-        self._server = (self._server + 1) % len(self._credentials.servers)
+        self.server = (self.server + 1) % len(self._credentials.servers)
         self.datagram = self._credentials.transport != "tls"
         return False
 
     async def _connect_once(self) -> None:
         """Open a link, run the session on it to its end."""
         device = self._device
-        server = self._credentials.servers[self._server]
+        server = self._credentials.servers[self.server]
         if self._is_auto and not self.datagram and ticks_diff(self._return_due, port.ticks()) <= 0:
             self.datagram = True
-        timeout_ms = self._connect_ms
+        timeout_ms = self.connect_ms
         if self._is_auto and self.datagram:
             timeout_ms = min(timeout_ms, DTLS_MS)
         if self._credentials.network:
             await device.part("network").up()
         gc.collect()
         device.progress()  # the cryptography to come stops the loop for seconds
+        if self._credentials.claim:
+            from fleetnet_device import enrol
+
+            await enrol.run(device, server)
         context = self._credentials.context(self.datagram, await self._is_pinned())
         link = await open_link(
             server.host,

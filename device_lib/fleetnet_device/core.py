@@ -5,12 +5,13 @@ outlive every link; parts (commands, configuration, blobs, log) come and go with
 """
 
 import asyncio
+import os
 
 from fleetnet import __version__, limits
 from fleetnet.errors import UNKNOWN_KIND, FleetError, Rejected
 from fleetnet.events import Delivered, Opened, Received, TimeHeard
-from fleetnet.frame import OPTIONAL
-from fleetnet.handshake import Hello
+from fleetnet.frame import CREDENTIAL, OPTIONAL
+from fleetnet.handshake import CAN_ROTATE, Hello
 from fleetnet.ports import port
 from fleetnet.session import OPEN, Session
 from fleetnet_device.clock import Clock
@@ -66,11 +67,13 @@ class DeviceCore:
         self._outbox = Outbox(outbox_bytes, spool=log, policy=policy)
         self.session = self._new_session()
         self._outbox.restore(self.session)
-        self._connection = Connection(self, connect_ms, return_ms)
+        self.connection = Connection(self, connect_ms, return_ms)
         self._renewing = False
         self._offered = 0
         self._is_started = False
         self._tasks: "list[asyncio.Task[None]]" = []
+        if self.credentials.own_key or "'identity" in _names(self.flash) + _names(self.folder):
+            self.part("identity")
 
     @property
     def dropped(self) -> int:
@@ -95,11 +98,11 @@ class DeviceCore:
     @property
     def link(self) -> str:
         """The transport of the session, or of the next attempt: "dtls" or "tls"."""
-        return "dtls" if self._connection.datagram else "tls"
+        return "dtls" if self.connection.datagram else "tls"
 
     def cipher(self) -> "tuple[str, str] | None":
         """Return (cipher suite, protocol version) of the open session, None without one."""
-        endpoint = self._connection.endpoint
+        endpoint = self.connection.endpoint
         return endpoint.cipher() if endpoint is not None and self.is_open else None
 
     # -- what parts call -------------------------------------------------------------
@@ -145,7 +148,7 @@ class DeviceCore:
 
     def wake(self) -> None:
         """The session has something to send."""
-        self._connection.wake()
+        self.connection.wake()
 
     def renew(self) -> None:
         """End the session and begin another at once."""
@@ -198,6 +201,8 @@ class DeviceCore:
         hello.boot = self.clock.boot
         hello.uptime_ms = self.clock.uptime_ms()
         hello.unix_ms = self.clock.unix_ms()
+        if self.flash:
+            hello.capabilities = CAN_ROTATE
         for part in self._parts.values():
             hello.capabilities |= part.capability
             self._tell(part, "greet", hello)
@@ -213,9 +218,10 @@ class DeviceCore:
         if error is not None:
             self.last_error = error
             self.report(error, "connection")
-        if was_online:
-            for part in self._parts.values():
+        for part in self._parts.values():
+            if was_online:
                 self._tell(part, "closed")
+            self._tell(part, "lost", error)
 
     def is_renewing(self) -> bool:
         """Say whether the session was ended by ``renew``."""
@@ -240,7 +246,7 @@ class DeviceCore:
         self.state = ONLINE
         self.connects += 1
         self.last_error = None
-        self._connection.note_opened()
+        self.connection.note_opened()
         self.clock.learn(event.welcome.unix_ms)
         self.acknowledged += self._outbox.feed(self.session)
         self._end_epoch()
@@ -248,7 +254,10 @@ class DeviceCore:
             self._tell(part, "opened", event.welcome)
 
     def _receive(self, event: Received) -> None:
-        part = self._by_kind.get(event.kind & ~OPTIONAL)
+        kind = event.kind & ~OPTIONAL
+        if kind == CREDENTIAL:
+            self.part("rotation")
+        part = self._by_kind.get(kind)
         if part is not None:
             self._tell(part, "receive", event)
         elif event.seq and not event.kind & OPTIONAL:
@@ -291,3 +300,11 @@ class DeviceCore:
         """End a session whose sequence numbers are used up, once all is acknowledged."""
         if self.is_open and self._outbox.can_begin_epoch():
             self.session.bye(port.ticks())
+
+
+def _names(folder: str) -> str:
+    """Return what a folder holds, as text: a board has no glob."""
+    try:
+        return str(os.listdir(folder))
+    except OSError:
+        return ""

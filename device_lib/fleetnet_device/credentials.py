@@ -9,9 +9,12 @@
 ``pins`` (optional) are SHA-256 of the public keys that the server has or will have, in
 hexadecimal; ``ntp`` (optional) names a time server; ``network`` (optional) is for network.py;
 ``made_ms`` is when the bundle was made.
+``psk`` {"identity", "key" in hexadecimal} takes the place of the three DER files, and so does
+``claim`` {"token", "port"}: with it the device fetches an identity first (enrol.py). ``own_key``
+true: it makes its keys itself. What was fetched or renewed is kept on the flash (identity.py).
 
-`fleetnet device add` makes it. A dict with the same keys, and bytes under "cert", "key" and
-"ca", serves as well.
+`fleetnet device add` makes it, or `fleetnet psk add --bundle`. A dict with the same keys, and
+bytes under "cert", "key" and "ca", serves as well.
 """
 
 import json
@@ -63,10 +66,12 @@ class Credentials:
             self.folder = ""
             path = "config"
             config = bundle
-            for key in ("ca", "cert", "key"):
-                if key not in config:
-                    raise CredentialError("%s lacks %r: DER bytes or a path" % (path, key))
-            self._ca, self._cert, self._key = config["ca"], config["cert"], config["key"]
+            if "psk" not in config and "claim" not in config:
+                for key in ("ca", "cert", "key"):
+                    if key not in config:
+                        raise CredentialError("%s lacks %r: DER bytes or a path" % (path, key))
+                self._ca, self._cert, self._key = config["ca"], config["cert"], config["key"]
+        self._psk: "dict[str, str] | None" = config.get("psk")
         if "name" not in config:
             raise CredentialError("%s lacks 'name'" % path)
         self.name: str = config["name"]
@@ -77,7 +82,9 @@ class Credentials:
             raise CredentialError(
                 "%s: transport is %r, not auto, tls or dtls" % (path, self.transport)
             )
-        self.pins: "list[str]" = config.get("pins") or []
+        self.claim: "dict[str, Any] | None" = config.get("claim")
+        self.own_key: "bool | None" = config.get("own_key")
+        self.pins: "list[Any]" = config.get("pins") or []
         self.ntp: str = config.get("ntp") or ""
         self.network: "dict[str, Any]" = config.get("network") or {}
         self.made_ms: int = config.get("made_ms") or 0
@@ -94,7 +101,11 @@ class Credentials:
         made_for = (datagram, pinned)
         if self._context is None or self._made_for != made_for:
             self._context = None
-            if pinned:
+            if self._psk:
+                from fleetnet_device import shared_key
+
+                self._context = shared_key.context(self._psk, datagram)
+            elif pinned:
                 self._context = port.client_context(
                     None, self._cert, self._key, datagram=datagram, pins=self.pins
                 )

@@ -193,7 +193,7 @@ class Device(DeviceCore):
         """Begin to connect; returns at once."""
         if not self._is_started:
             self._is_started = True
-            for work in (self._connection.run(), self._seal_in_time(), self._poll_outbox()):
+            for work in (self.connection.run(), self._seal_in_time(), self._poll_outbox()):
                 self.spawn(work)
 
     async def stop(self, timeout_ms: int = STOP_MS) -> None:
@@ -207,7 +207,7 @@ class Device(DeviceCore):
             self.session.bye(port.ticks())
             self.wake()
             began = port.ticks()
-            while self._connection.endpoint and ticks_diff(port.ticks(), began) < timeout_ms:
+            while self.connection.endpoint and ticks_diff(port.ticks(), began) < timeout_ms:
                 await port.sleep_ms(10)
         for task in self._tasks:
             task.cancel()

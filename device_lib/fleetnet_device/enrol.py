@@ -139,4 +139,3 @@ def _install(device: "DeviceCore", answer: "Credential | None") -> None:
     letter = part.slots.write(identity)
     part.slots.switch(letter)
     part.begin(letter, identity)
-    part.is_stale = False  # no connection has the identity of before: there was none

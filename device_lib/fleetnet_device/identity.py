@@ -40,7 +40,7 @@ class Part:
     Attributes:
         slots: see its class.
         number: of the identity in force; 0: the bundle's.
-        is_stale: the connection that is being made, or is up, has the identity of before.
+        is_stale: the connection that is up was made with the identity of before.
     """
 
     capability = 0
@@ -50,8 +50,8 @@ class Part:
         self._device = device
         self._failures = 0
         self._is_trial = False
-        self._failed: "tuple[int, str] | None" = None
-        self.number = 0
+        self._failed: "tuple[int, str, str] | None" = None  # number, reason, slot
+        self.number = self._before = 0
         self.is_stale = False
         credentials = device.credentials
         mark = "%s %d" % (credentials.name, credentials.made_ms)
@@ -76,26 +76,26 @@ class Part:
     # -- what the device calls -------------------------------------------------------
 
     def greet(self, hello: "Hello") -> None:
-        """Say which identity this is."""
-        hello.identity = self.number
+        """Say which identity this connection was made with."""
+        # Another one was put in force while it was being made.
+        self.is_stale = self._device.credentials._context is None
+        hello.identity = self._before if self.is_stale else self.number
 
     def opened(self, welcome: object) -> None:
         """A session is open: what it was opened with serves."""
         if self.is_stale:
-            self.is_stale = False
             self._device.renew()
             return
         self._failures = 0
         self._is_trial = False
         slots = self.slots
-        failed, before = self._failed, slots.marker
+        failed = self._failed
         self._failed = None
-        if before == slots.current:
-            return
-        slots.switch(slots.current)
+        if slots.marker != slots.current:
+            slots.switch(slots.current)
         if failed is not None:
             self.say(FAILED, failed[0], failed[1])
-            slots.remove(before or "")
+            slots.remove(failed[2])
 
     def lost(self, error: "Exception | None") -> None:
         """A session has ended, or was not opened: count what the identity may be blamed for."""
@@ -104,12 +104,16 @@ class Part:
         self._failures += 1
         if self._failures < PATIENCE:
             return
+        slots = self.slots
+        other = slots.fall_back()
+        if other is not None:
+            self._failed = None
+            # Else it is the way back to the one that the flash names: that one has not failed yet.
+            if self._is_trial or slots.marker == slots.current:
+                self._failed = (self.number, text_of(error), slots.current)
+            self._put_in_force(other[0], other[1])
         self._failures = 0
         self._is_trial = False
-        other = self.slots.fall_back()
-        if other is not None:
-            self._failed = (self.number, text_of(error))
-            self._put_in_force(other[0], other[1])
 
     # -- what rotation.py and enrol.py call --------------------------------------------
 
@@ -129,7 +133,6 @@ class Part:
         self._is_trial = is_trial
         self._failed = None
         self._put_in_force(letter, identity)
-        self.is_stale = not self._device.is_open
         self._device.renew()
 
     def say(self, state: int, number: int, reason: str = "", csr: bytes = b"") -> None:
@@ -139,6 +142,7 @@ class Part:
 
     def _put_in_force(self, letter: str, identity: Identity) -> None:
         self.slots.current = letter
+        self._before = self.number
         self.number = identity.number
         credentials = self._device.credentials
         # Here and not in credentials.py, which every device loads.

@@ -70,7 +70,10 @@ async def sleep_ms(ms: int) -> None:
 
 async def wait_for_ms(awaitable: Awaitable[_T], ms: int) -> _T:
     """Wait at most ``ms`` milliseconds. Raises asyncio.TimeoutError."""
-    return await asyncio.wait_for(awaitable, ms / 1000)
+    # Not asyncio.wait_for: in CPython 3.11 it loses a cancellation that comes in the moment in
+    # which the awaitable is done (https://github.com/python/cpython/issues/86296).
+    async with asyncio.timeout(ms / 1000):
+        return await awaitable
 
 
 class Stream(SecureProtocol):

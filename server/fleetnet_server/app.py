@@ -11,25 +11,39 @@ from typing import IO
 
 import structlog
 
-from fleetnet.ports import port
+from fleetnet.ports.openssl_callbacks import missing_psk_names
 from fleetnet_server.config import Settings
 from fleetnet_server.core.blob_ports import BlobLimits
 from fleetnet_server.core.blobs import Blobs
 from fleetnet_server.core.commands import Commands
 from fleetnet_server.core.configs import Configs
+from fleetnet_server.core.enrolment import Enrolment
 from fleetnet_server.core.live import LiveReadings
 from fleetnet_server.core.lookout import Lookout
 from fleetnet_server.core.peer import Peer
+from fleetnet_server.core.psks import Psks
+from fleetnet_server.core.rotation import Rotations
 from fleetnet_server.core.router import Router
 from fleetnet_server.core.services import Services
 from fleetnet_server.core.sessions import Sessions
+from fleetnet_server.core.watch import Watch
+from fleetnet_server.crls import Crls
 from fleetnet_server.errors import FolderError
-from fleetnet_server.net.dtls import DtlsListener
-from fleetnet_server.net.tls import TlsListener
+from fleetnet_server.identity.expiry import Expiry
+from fleetnet_server.identity.policy import PolicyFile, Rules
+from fleetnet_server.identity.psk import FindKey
+from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.identity.wanted import TrustFolder
+from fleetnet_server.listeners import Listeners
+from fleetnet_server.store.audit import Audit, AuditTable
 from fleetnet_server.store.blobs import BlobFiles
+from fleetnet_server.store.claims import ClaimTable
 from fleetnet_server.store.commands import CommandTable
+from fleetnet_server.store.identities import IdentityTable
+from fleetnet_server.store.psks import PskTable
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.writer import Writer
+from fleetnet_server.upkeep import Upkeep
 
 _log = structlog.get_logger("fleetnet")
 
@@ -44,11 +58,14 @@ class Backend:
     Raises, on entry:
         FolderError: another server uses the folder. CredentialError: keys cannot be used.
         StoreUnavailable, StoreError: the store cannot be opened.
+        ConfigError: policy.toml is broken.
         OSError: a port is in use.
 
     Attributes:
         tls_port, dtls_port: the real ones, where the settings say 0.
         commands, configs: what a program tells its devices, see core/.
+        policy: FOLDER/policy.toml. audit: who decided what, to be written to.
+        rotations, enrolment: new identities of devices, and first ones by claim.
         live: best-effort readings, to be watched. blobs: files and frames of devices.
     """
 
@@ -60,6 +77,7 @@ class Backend:
         self._lock: IO[bytes] | None = None
 
     async def __aenter__(self) -> "Backend":
+        self.policy = PolicyFile(self.folder)
         self._lock = self._take_lock()
         settings = self.settings
         self.store = SqliteStore(settings.store_path(self.folder))
@@ -72,20 +90,39 @@ class Backend:
         )
         self.router.writer = self.writer
         table = CommandTable(self.store)
-        self.commands = Commands(table)
+        self.audit = Audit(self.store)
+        self.commands = Commands(table, self._rules, self.audit)
         self.configs = Configs(table)
         self.live = LiveReadings()
         self._blob_files = BlobFiles(self.folder / "blobs", self.store)
         self.blobs = Blobs(self._blob_files, BlobLimits(settings.max_blob_bytes))
+        trust = TrustFolder(self.folder, settings.device_lifetime_s)
+        self.rotations = Rotations(
+            IdentityTable(self.store), trust, settings.rotations_per_s, self.audit
+        )
+        crls = Crls(self.folder, self.store.registry.revoked)
+        self.rotations.on_revoked = crls.soon
+        self.enrolment = Enrolment(ClaimTable(self.store), trust, self.audit)
+        self.psks = Psks(PskTable(self.store))
         self.sessions = Sessions(
             self.store,
             self.store,
             self.router,
-            Services((self.commands, self.configs, self.live, self.blobs)),
+            Services(
+                (self.commands, self.configs, self.live, self.blobs, self.psks, self.rotations)
+            ),
+            audit=self.audit,
             keepalive_ms=int(settings.keepalive_s * 1000),
             datagram_keepalive_ms=int(settings.dtls_keepalive_s * 1000),
         )
-        self._lookout = Lookout((self.commands, self.configs))
+        # First: whoever may no longer be here goes, whatever the others meet.
+        watch = Watch(AuditTable(self.store), self.policy, self.sessions, self.audit)
+        self._lookout = Lookout(
+            (
+                watch, self.commands, self.configs, self.psks, self.rotations, self.enrolment,
+                crls, self.audit,
+            )
+        )  # fmt: skip
         try:
             await self._listen()
         except BaseException:
@@ -105,6 +142,9 @@ class Backend:
     ) -> None:
         await self.stop()
 
+    def _rules(self, group: str) -> Rules | None:
+        return self.policy.policy.rules(group)
+
     def _take_lock(self) -> IO[bytes]:
         """Two servers on one store would give the same numbers to different epochs."""
         file = (self.folder / "serve.lock").open("ab")
@@ -119,34 +159,47 @@ class Backend:
 
     async def _listen(self) -> None:
         settings = self.settings
-        server = self.folder / "server"
-        cert, key = server / "cert.der", server / "key.der"
-        anchor = self.folder / "ca" / "ca.der"
-        limits = {
-            "handshake_timeout_s": settings.handshake_timeout_s,
-            "max_handshakes": settings.max_handshakes,
-        }
-        accept, refused = self.sessions.accept, self.sessions.handshake_refused
-        self.tls = TlsListener(
-            port.server_context(cert, key, anchor), accept, refused, **limits  # type: ignore[arg-type]
+        ServerKeys(self.folder).finish()
+        self.psks.live = self.sessions.live
+        find_key: FindKey | None = FindKey(self.folder, PskTable(self.store).find)
+        if missing := missing_psk_names():
+            _log.warning("no pre-shared keys with this version of cryptography", missing=missing)
+            find_key = None
+        self.listeners = Listeners(
+            self.folder,
+            settings,
+            self.sessions.accept,
+            self.sessions.handshake_refused,
+            find_key,
         )
-        self.dtls = DtlsListener(
-            port.server_context(cert, key, anchor, datagram=True), accept, refused, **limits  # type: ignore[arg-type]
-        )
-        await self.tls.start(settings.bind, settings.tls_port)
-        try:
-            await self.dtls.start(settings.bind, settings.dtls_port)
-        except OSError:
-            self.tls.close()
-            raise
+        self.tls, self.dtls = self.listeners.tls, self.listeners.dtls
+        if settings.enrol_port:
+            self.listeners.add_enrolment(self.enrolment.accept)
+        await self.listeners.start()
+        self._lookout.add(self.listeners)
+        self._upkeep = Upkeep(self.folder, settings, self.store, self.audit.note)
+        self.listeners.on_reload = self._on_reload
         self.tls_port = self.tls.port
         self.dtls_port = self.dtls.port
         _log.info("listening", bind=settings.bind, tls=self.tls_port, dtls=self.dtls_port)
 
+    async def reload(self) -> bool:
+        """Read certificates and keys anew; sessions go on. See Listeners.reload."""
+        return await self.listeners.reload()
+
+    def _on_reload(self) -> None:
+        self._upkeep.wake()
+        detail = {"serial": f"{self.listeners.serial:x}"}
+        self.audit.note("server", "certificates-reloaded", None, detail)
+
+    def expiries(self) -> list[Expiry]:
+        """Return when each certificate ends, the nearest first. Raises as Upkeep.expiries."""
+        return self._upkeep.expiries()
+
     async def stop(self) -> None:
         """Commit what was received, acknowledge it, say BYE, close."""
-        self.tls.stop_accepting()
-        self.dtls.stop_accepting()
+        self.listeners.stop_accepting()
+        await self._upkeep.stop()
         try:
             async with asyncio.timeout(_FLUSH_S):
                 await self.writer.flush()
@@ -154,8 +207,7 @@ class Backend:
             _log.error("store unavailable: what it lacks was not acknowledged")
         await self._lookout.stop()
         await self.sessions.close(_RETRY_AFTER_MS)
-        self.tls.close()
-        self.dtls.close()
+        self.listeners.close()
         await self.writer.close()
         await self.blobs.close()
         self._blob_files.close()

@@ -33,6 +33,10 @@ class CommandError(FleetError):
     """A command did not bring a value; the subclasses say why."""
 
 
+class NotAllowed(CommandError):
+    """The policy of the device's group does not allow the command, or not to its issuer."""
+
+
 class CommandFailed(CommandError):
     """The device ran it, and its handler raised.
 

@@ -57,6 +57,14 @@ def stalls(interpreter: str, bundle: str, seconds: int) -> dict[str, Any]:
     return found
 
 
+def key_birth(interpreter: str, count: int) -> dict[str, int]:
+    """Run key_birth.py: us of its steps. Raises RuntimeError when it failed."""
+    found = _run([interpreter, str(HERE / "key_birth.py"), str(count)], 120)
+    if "step" not in found:
+        raise RuntimeError(f"no key was made: {found}")
+    return found
+
+
 def completes(interpreter: str, heap_kib: int, bundle: str) -> bool:
     """Say whether sim/device_main.py gets everything acknowledged in such a heap."""
     command = device_command(interpreter, bundle, "1", "5")

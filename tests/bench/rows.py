@@ -1,6 +1,7 @@
 """Every row of the bench: what is measured, against what, with which target (TARGETS)."""
 
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -197,6 +198,20 @@ class Bench:
         total = sum(sizes.values()) / 1000
         what = f".mpy that a device imports for {link.upper()}, {len(sizes)} modules"
         self.table.add(Row("P8", what, total, "KB", 40, at_most=True))
+
+    def p13(self) -> None:
+        """A key and a certificate request made on the device."""
+        found = [(f"MicroPython {version}", path) for path, version in micropythons()]
+        for what, interpreter in [*found, ("CPython", sys.executable)]:
+            seen = devices.key_birth(interpreter, 20 if self.quick else 100)
+            self.table.details[f"P13 {what}"] = seen
+            self.table.add(
+                Row("P13", f"key and request, longest step, median, {what}", seen["step"] / 1000,
+                    "ms", 1.0, at_most=True)
+            )  # fmt: skip
+            for key, text in (("step_95", "longest step, 95 of 100"), ("whole", "whole, median")):
+                what_else = f"key and request, {text}, {what}"
+                self.table.add(Row("P13", what_else, seen[key] / 1000, "ms"))
 
     def bounds(self) -> None:
         """What the parts cost alone."""

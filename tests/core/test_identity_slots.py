@@ -25,7 +25,7 @@ from fleetnet.credential import (  # noqa: E402
 )
 from fleetnet.errors import Rejected  # noqa: E402
 from fleetnet_device import csr, enrol, identity, identity_slots, p256, rotation, saved  # noqa: E402
-from fleetnet_device.identity_slots import Slots  # noqa: E402
+from fleetnet_device.identity_slots import Identity, Slots  # noqa: E402
 
 BUNDLE = {"/b/cert.der": b"bundle's certificate", "/b/key.der": b"bundle's key"}
 LAST = 5  # identities of one story
@@ -335,3 +335,64 @@ async def test_known_bad_orders_are_found():
         _, bad = await cut_everywhere(slots, has_bundle, True)
         print(slots.__name__, len(bad), bad[:1])
         assert bad and bad[0][0] >= 0, slots.__name__
+
+
+# -- single steps ------------------------------------------------------------------------
+
+
+def slots_on(disk, mark="cam-1 7"):
+    bundle = Identity(0, "/b/cert.der", "/b/key.der", "/b/ca.der", [])
+    slots = Slots("/b", mark, "/b", bundle)
+    with disk.mounted(saved, identity_slots):
+        slots.load()
+    return slots
+
+
+def numbered(number):
+    return Identity(number, sequence(b"c%d" % number), b"k", [sequence(b"anchor")], [b"p" * 32])
+
+
+def test_a_slot_that_is_named_is_never_written():
+    disk = SmallDisk(BUNDLE)
+    slots = slots_on(disk)
+    with disk.mounted(saved, identity_slots):
+        slots.switch(slots.write(numbered(1)))
+    # Another bundle is in force; the name on the flash is still that of the old one's slot.
+    slots = slots_on(disk, "cam-1 8")
+    assert (slots.current, slots.marker) == ("", "a")
+    with disk.mounted(saved, identity_slots):
+        slots.write(numbered(2))
+    assert slots_on(disk, "cam-1 8").current == ""
+
+
+def test_half_a_file_does_not_come_back():
+    """What a cut left beside the name on FAT is not taken for it when the name is removed."""
+    disk = SmallDisk(BUNDLE)
+    slots = slots_on(disk)
+    with disk.mounted(saved, identity_slots):
+        slots.switch(slots.write(numbered(1)))
+        disk.files["/b/identity.new"] = disk.files["/b/identity"]
+        disk.files["/b/identity-a.new"] = disk.files["/b/identity-a"]
+        slots.switch("")
+        slots.remove("a")
+    assert slots_on(disk).current == "" and sorted(disk.files) == sorted(BUNDLE)
+
+
+def test_damage_to_name_or_slot_leaves_an_identity():
+    whole = SmallDisk(BUNDLE)
+    slots = slots_on(whole)
+    with whole.mounted(saved, identity_slots):
+        slots.switch(slots.write(numbered(1)))
+        slots.switch(slots.write(numbered(2)))
+    for name, without_bundle, expected in (
+        ("identity", False, "b"), ("identity", True, "b"), ("identity-b", False, "a"),
+        ("identity-a", True, "b"),
+    ):  # fmt: skip
+        for at in range(len(whole.files["/b/" + name])):
+            disk = whole.after_power_cut()
+            damaged = bytearray(disk.files["/b/" + name])
+            damaged[at] ^= 4
+            disk.files["/b/" + name] = bytes(damaged)
+            if without_bundle:
+                del disk.files["/b/key.der"]
+            assert slots_on(disk).current == expected, (name, at)

@@ -26,7 +26,7 @@ from fleetnet.credential import (  # noqa: E402
 )
 from fleetnet.errors import CredentialError  # noqa: E402
 from fleetnet.frame import CREDENTIAL  # noqa: E402
-from fleetnet_device import Device, csr, enrol, p256, rotation  # noqa: E402
+from fleetnet_device import Device, csr, enrol, p256, rotation, saved  # noqa: E402
 
 OLD = b"\x30\x03old"
 
@@ -273,6 +273,28 @@ async def test_a_network_that_fails_twice_is_no_reason():
         await story.power_cut()
 
 
+async def test_a_connection_that_was_being_made_when_the_identity_changed():
+    """It comes up with the old certificate, says so, and makes room for one with the new."""
+    with Story() as story:
+        await story.online()
+        story.server.accepted.append(certificate(1))
+        story.server.broken = 1
+        story.say(install(1))
+        await story.until(lambda: story.server.lost)
+        story.server.held = (OLD,)
+        story.server.current().close()
+        await story.until(lambda: story.server.probes)
+        await story.pass_ms(5_000)
+        assert story.sessions() == [(OLD, 0)] and story.device.part("identity").number == 1
+        story.server.held = ()
+        await story.until(lambda: len(story.server.opened) == 3)
+        assert story.sessions()[1:] == [(OLD, 0), (certificate(1), 1)]
+        await story.pass_ms(10)
+        await story.retire(1)
+        assert story.states() == [(RETIRED, 1)]
+        await story.power_cut()
+
+
 async def test_without_memory_for_two_connections_one_follows_the_other():
     with Story() as story:
         await story.online()
@@ -329,6 +351,28 @@ async def test_a_server_that_was_set_back():
                 await story.power_cut()
 
 
+async def test_an_identity_that_serves_again_is_kept():
+    """Neither was let in for a while; the newer one was in force, and is."""
+    with Story() as story:
+        await story.online()
+        await story.rotate(1)
+        await story.power_cut()
+        story.server.accepted = []
+        await story.boot()
+        begin = len(story.contexts)
+        await story.until(lambda: len(story.contexts) - begin > 6, 3_600_000)
+        used = [context.certificate for _, context in story.contexts[begin:]]
+        assert used[:6] == [certificate(1)] * 3 + [OLD] * 3
+        story.server.accepted = [certificate(1)]
+        before = len(story.server.opened)
+        await story.until(lambda: len(story.server.opened) > before, 3_600_000)
+        await story.pass_ms(1_000)
+        assert story.states() == [] and story.flash() == ["identity", "identity-a"]
+        await story.retire(1)
+        assert story.states() == [(RETIRED, 1)]
+        await story.power_cut()
+
+
 async def test_a_device_that_is_disabled_keeps_its_identity():
     with Story() as story:
         await story.online()
@@ -336,7 +380,10 @@ async def test_a_device_that_is_disabled_keeps_its_identity():
         await story.power_cut()
         story.server.accepted, story.server.reason = [], 7
         await story.boot()
+        begin = len(story.contexts)
         await story.pass_ms(3_000_000)
+        used = [context.certificate for _, context in story.contexts[begin:]]
+        assert len(used) > 5 and used == [certificate(1)] * len(used)
         story.server.accepted = [certificate(1)]
         before = len(story.server.opened)
         await story.until(lambda: len(story.server.opened) > before)
@@ -352,6 +399,9 @@ async def test_what_is_retired_is_never_used_again():
         await story.rotate(2)
         await story.retire(2)
         await story.power_cut()
+        # A bundle that cannot be written still has its pair.
+        store(story.folder + "/cert.der", OLD)
+        store(story.folder + "/key.der", b"k")
         story.server.accepted = []
         await story.boot()
         begin = len(story.contexts)
@@ -367,8 +417,56 @@ async def test_retire_of_another_number_is_refused():
         story.say(Credential(RETIRE, 1))
         await story.until(lambda: story.server.states)
         assert story.states() == [(FAILED, 1)]
+        await story.rotate(1)
+        story.say(Credential(RETIRE, 2))
+        await story.until(lambda: story.server.states)
+        assert story.states() == [(FAILED, 2)]
         assert "key.der" in os.listdir(story.folder)
         await story.power_cut()
+
+
+async def test_a_second_install_waits_for_a_session_with_the_first():
+    with Story() as story:
+        await story.online()
+        story.server.accepted.extend([certificate(1), certificate(2)])
+        story.server.broken = 1  # the first probe is still to come
+        story.say(install(1))
+        story.say(install(1))
+        await story.until(lambda: story.server.lost)
+        story.say(install(2))
+        await story.until(lambda: len(story.server.opened) > 1)
+        await story.pass_ms(60_000)
+        assert story.sessions() == [(OLD, 0), (certificate(1), 1)]
+        assert story.server.probes == [(certificate(1), 1)]
+        await story.power_cut()
+
+
+async def test_a_flash_that_lies_or_fails_changes_nothing():
+    real = saved.write
+    for broken in (lambda path, content: None, fail):
+        with Story() as story:
+            await story.online()
+            saved.write = broken
+            try:
+                story.say(install(1))
+                await story.until(lambda: story.server.states)
+            finally:
+                saved.write = real
+            assert story.states() == [(FAILED, 1)] and story.server.probes == []
+            await story.rotate(2)
+            saved.write = fail
+            try:
+                await story.retire(2)
+            finally:
+                saved.write = real
+            assert story.states() == [(FAILED, 2)] and "cert.der" in os.listdir(story.folder)
+            await story.retire(2)
+            assert story.states() == [(RETIRED, 2)]
+            await story.power_cut()
+
+
+def fail(path, content):
+    raise OSError(28)
 
 
 async def test_a_new_bundle_wins_over_the_slots():
@@ -437,7 +535,13 @@ async def test_a_claim_by_a_device_without_a_date():
         story.own_ms = 946_684_800_000  # the year 2000
         claimed(story, install(1, key=b""))
         began = story.now
-        await story.online()
+        story.server.held = (certificate(1),)
+        await story.boot()
+        await story.until(lambda: len(story.contexts) == 2)
+        # The answer to HELLO told the time, before the certificate is used.
+        assert abs(story.device.clock.unix_ms() - NOW_MS - story.now) < 1_000
+        story.server.held = ()
+        await story.until(lambda: story.server.opened)
         assert story.now - began < 10_000
         assert [number for number, _ in story.contexts] == [3, 1]
         first, second = [context for _, context in story.contexts]
@@ -446,7 +550,6 @@ async def test_a_claim_by_a_device_without_a_date():
         # No RTC took the time: known by its pins still. The time itself is the server's.
         assert (second.certificate, second.pins) == (certificate(1), [PIN])
         assert second.key == csr.sec1(*(await make_key()))
-        assert abs(story.device.clock.unix_ms() - NOW_MS - story.now) < 1_000
         await story.power_cut()
         story.own_ms = NOW_MS
         await story.online()
@@ -464,6 +567,22 @@ async def test_a_claim_whose_answer_is_lost_is_made_again_with_the_same_key():
         claimed(story, install(1, key=b""))
         await story.online()
         assert story.server.states[0] == story.server.states[1]
+        await story.power_cut()
+
+
+async def test_an_answer_in_front_of_a_cut_counts():
+    with Story(has_pair=False, claim=CLAIM) as story:
+        claimed(story, install(1, key=b""))
+        answer = story.server.on_state
+
+        def on_state(body):
+            link = story.server.current()
+            answer(body)
+            link.close()
+
+        story.server.on_state = on_state
+        await story.online()
+        assert len(story.server.claims) == 1
         await story.power_cut()
 
 

@@ -70,6 +70,7 @@ class Server:
         self.lost = []
         self.broken = 0  # so many links break before they are up
         self.no_memory = False  # for a second link
+        self.held = ()  # certificates whose links wait before they are up
         self.links = []
         self.marks = {}  # epoch -> stream -> the last durable sequence number
         self.on_state = None
@@ -267,6 +268,8 @@ class VirtualWorld:
         await asyncio.sleep(0)
         self.contexts.append((number, context))
         server = self.server
+        while context.certificate in server.held:
+            await asyncio.sleep(0)
         try:
             if server.no_memory and server.links:
                 raise MemoryError()

@@ -11,11 +11,15 @@ from typing import Any
 import click
 
 from fleetnet.commands import ERROR, EXPIRED, OK, UNKNOWN
+from fleetnet_server.cli.actor import actor
 from fleetnet_server.cli.durations import Duration
 from fleetnet_server.cli.output import flat, format_time, format_value, print_json, print_table
 from fleetnet_server.config import load_settings
-from fleetnet_server.core.commands import Command, value_of
-from fleetnet_server.errors import CommandError, CommandTimeout
+from fleetnet_server.core.command_ports import Command, value_of
+from fleetnet_server.errors import CommandError, CommandTimeout, NotAllowed
+from fleetnet_server.identity.policy import load_policy
+from fleetnet_server.identity.registry import Device
+from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.commands import CommandTable
 from fleetnet_server.store.sqlite import SqliteStore
 
@@ -55,8 +59,10 @@ def call(
     with SqliteStore(load_settings(folder).store_path(folder)) as store:
         table = CommandTable(store)
         expires_ms = time.time_ns() // 1_000_000 + round(1000 * stays_s)
+        found = table.device(device)
+        _check_policy(folder, store, found, name)
         try:
-            command_id = table.add(table.device(device).id, name, arguments, expires_ms)
+            command_id = table.add(found.id, name, arguments, expires_ms, issuer=actor())
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="NAME ARGS_JSON") from error
         command = _wait(table, command_id, wait_s or 0.0, expires_s is None)
@@ -97,6 +103,20 @@ def commands(
             print_json(_as_dict(command))
         return
     print_table(("ID", "GIVEN", "DEVICE", "COMMAND", "STATE", "RESULT"), map(_row, found))
+
+
+def _check_policy(folder: Path, store: SqliteStore, device: Device, name: str) -> None:
+    """Say at once what the server would say. Raises NotAllowed."""
+    rules = load_policy(folder).rules(device.group)
+    why = "" if rules is None else rules.objection(name, actor())
+    if why:
+        detail = {"name": name, "why": why}
+        store.transact(
+            lambda connection: add_audit(
+                connection, actor(), "command-denied", device.name, detail
+            )
+        )
+        raise NotAllowed(f"command {name!r} of device {device.name!r} is not allowed: {why}")
 
 
 def _arguments(text: str | None) -> Any:

@@ -4,23 +4,37 @@ import json
 import secrets
 import shutil
 import time
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
+from fleetnet_server.cli.actor import actor
+from fleetnet_server.cli.claims import claim, renew
 from fleetnet_server.cli.install import install, package
-from fleetnet_server.cli.output import print_json, print_table
+from fleetnet_server.cli.output import print_json
+from fleetnet_server.cli.registry import (
+    disable,
+    enable,
+    list_devices,
+    remove,
+    revoke,
+    set_device,
+    show,
+)
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import FolderError, StoreError
-from fleetnet_server.identity import pki
-from fleetnet_server.identity.certificate import public_key_hash
+from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.files import (
     make_private_folder,
     move_folder_into_place,
     write_new_file,
 )
 from fleetnet_server.identity.names import check_device_name
+from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.store.identities import note_bundle
+from fleetnet_server.store.registry import PROGRAM
 from fleetnet_server.store.sqlite import SqliteStore
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -28,11 +42,13 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
 
 @click.group()
 def device() -> None:
-    """Add, list, enable and disable devices; install them on boards."""
+    """Add, list, change, revoke and remove devices; install them on boards."""
 
 
-device.add_command(install)
-device.add_command(package)
+for _command in (
+    install, package, claim, renew, list_devices, show, set_device, enable, disable, revoke, remove,
+):  # fmt: skip
+    device.add_command(_command)
 
 
 @device.command()
@@ -41,53 +57,33 @@ device.add_command(package)
     "--transport", type=click.Choice(["auto", "dtls", "tls"]), default="auto", show_default=True,
     help="auto: DTLS, and TLS where UDP does not pass.",
 )
+@click.option("--again", is_flag=True, help="NAME is registered: only make it a new bundle.")
 @_json_option
 @click.pass_obj
-def add(folder: Path, name: str, transport: str, as_json: bool) -> None:
-    """Register device NAME, and make its key, certificate and bundle."""
+def add(folder: Path, name: str, transport: str, again: bool, as_json: bool) -> None:
+    """Register device NAME, and make its key, certificate and bundle.
+
+    With --again its older certificates stay as they are: `fleetnet device revoke` ends them.
+    """
     settings = load_settings(folder)
     with SqliteStore(settings.store_path(folder)) as store:
-        bundle = add_device(folder, settings, store, name, transport)
+        make = renew_bundle if again else add_device
+        bundle = make(folder, settings, store, name, transport, actor())
     if as_json:
         print_json({"name": name, "bundle": str(bundle), "transport": transport})
         return
-    click.echo(f"Device {name} added. Copy {bundle} to it; the key in it exists nowhere else.")
-
-
-@device.command("list")
-@_json_option
-@click.pass_obj
-def list_devices(folder: Path, as_json: bool) -> None:
-    """List the registered devices by name."""
-    settings = load_settings(folder)
-    with SqliteStore(settings.store_path(folder)) as store:
-        devices = store.devices()
-    if as_json:
-        print_json([{"id": one.id, "name": one.name, "state": one.state} for one in devices])
-        return
-    print_table(("NAME", "STATE"), [(found.name, found.state) for found in devices])
-
-
-@device.command()
-@click.argument("name")
-@click.pass_obj
-def enable(folder: Path, name: str) -> None:
-    """Accept device NAME again."""
-    _set_enabled(folder, name, enabled=True)
-
-
-@device.command()
-@click.argument("name")
-@click.pass_obj
-def disable(folder: Path, name: str) -> None:
-    """Refuse device NAME from its next connection on."""
-    _set_enabled(folder, name, enabled=False)
+    done = "has a new bundle" if again else "added"
+    click.echo(f"Device {name} {done}. Copy {bundle} to it; the key in it exists nowhere else.")
 
 
 def add_device(
-    folder: Path, settings: Settings, store: SqliteStore, name: str, transport: str = "auto"
-) -> Path:
+    folder: Path, settings: Settings, store: SqliteStore, name: str, transport: str = "auto",
+    who: str = PROGRAM,
+) -> Path:  # fmt: skip
     """Make FOLDER/devices/NAME/{cert.der,key.der,ca.der,config.json} and register NAME.
+
+    Args:
+        who: for the audit log.
 
     Raises:
         IdentityError: no device name. StoreError: it is registered already.
@@ -100,36 +96,93 @@ def add_device(
     bundle = folder / "devices" / name
     if bundle.exists():
         raise FolderError(f"{bundle} exists but its device is not registered: remove it first")
-    temporary = folder / "devices" / f".{name}.{secrets.token_hex(4)}"
+    authority = Authority.load(folder)
+    made = _make_bundle(folder, settings, authority, name, transport)
+    _place(made.folder, bundle)
     try:
-        ca = pki.Credential(
-            (folder / "ca" / "ca.der").read_bytes(), (folder / "ca" / "key.der").read_bytes()
-        )
-        credential = pki.issue_device(ca, name)
-        make_private_folder(temporary)
-        write_new_file(temporary / "cert.der", credential.certificate)
-        write_new_file(temporary / "key.der", credential.key)
-        write_new_file(temporary / "ca.der", ca.certificate)
-        config = json.dumps(_bundle_config(folder, settings, name, transport), indent=1)
-        write_new_file(temporary / "config.json", config.encode())
-        move_folder_into_place(temporary, bundle)
-    except OSError as error:
-        raise FolderError(f"bundle of device {name!r} cannot be made: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        registered = store.add_device(name)
+        registered = store.add_device(name, who)
     except BaseException:
         # Another `device add` of that name, or a full disk: the bundle must not survive as
         # one that no server accepts.
         shutil.rmtree(bundle, ignore_errors=True)
         raise
-    store.add_certificate(registered.id, credential.serial, credential.not_after_ms)
+    store.add_certificate(registered.id, made.serial, made.not_after_ms)
+    note_bundle(store, registered.id, made.serial, authority, made.pins)
     return bundle
 
 
-def _bundle_config(folder: Path, settings: Settings, name: str, transport: str) -> dict[str, Any]:
-    server = (folder / "server" / "cert.der").read_bytes()
+def renew_bundle(
+    folder: Path, settings: Settings, store: SqliteStore, name: str, transport: str = "auto",
+    who: str = PROGRAM,
+) -> Path:  # fmt: skip
+    """Make a registered device another bundle, in the place of the one that may lie there.
+
+    Raises: as add_device; StoreError: it is not registered.
+    """
+    check_device_name(name)
+    registered = store.lookup(name)
+    if registered is None:
+        raise StoreError(f"device {name!r} is not registered: leave --again out")
+    bundle = folder / "devices" / name
+    authority = Authority.load(folder)
+    made = _make_bundle(folder, settings, authority, name, transport)
+    # Known to the registry before anybody can use it: what it does not know it cannot revoke.
+    store.add_certificate(registered.id, made.serial, made.not_after_ms)
+    note_bundle(store, registered.id, made.serial, authority, made.pins)
+    store.registry.note_again(name, made.serial, who)
+    old = made.folder.with_name(made.folder.name + ".old")
+    if bundle.exists():
+        bundle.rename(old)
+    try:
+        _place(made.folder, bundle)
+    except FolderError:
+        if old.exists():
+            old.rename(bundle)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return bundle
+
+
+def _place(made: Path, bundle: Path) -> None:
+    """Move a bundle to its place, or delete it. Raises FolderError."""
+    try:
+        move_folder_into_place(made, bundle)
+    except OSError as error:
+        shutil.rmtree(made, ignore_errors=True)
+        raise FolderError(f"{bundle} cannot be made: {error}") from error
+    except FolderError:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+class _Made(NamedTuple):
+    folder: Path
+    serial: int
+    not_after_ms: int
+    pins: list[str]
+
+
+def _make_bundle(
+    folder: Path, settings: Settings, authority: Authority, name: str, transport: str
+) -> _Made:
+    """Make a bundle in a folder of its own, beside its place. Raises FolderError."""
+    temporary = folder / "devices" / f".{name}.{secrets.token_hex(4)}"
+    lifetime = timedelta(seconds=settings.device_lifetime_s)
+    credential = authority.issue_device(name, lifetime=lifetime)
+    config = bundle_config(folder, settings, name, transport)
+    try:
+        make_private_folder(temporary)
+        write_new_file(temporary / "cert.der", credential.certificate)
+        write_new_file(temporary / "key.der", credential.key)
+        write_new_file(temporary / "ca.der", authority.bundle_anchor)
+        write_new_file(temporary / "config.json", json.dumps(config, indent=1).encode())
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise FolderError(f"bundle of device {name!r} cannot be made: {error}") from error
+    return _Made(temporary, credential.serial, credential.not_after_ms, config["pins"])
+
+
+def bundle_config(folder: Path, settings: Settings, name: str, transport: str) -> dict[str, Any]:
     return {
         "name": name,
         "host": settings.host,
@@ -138,13 +191,6 @@ def _bundle_config(folder: Path, settings: Settings, name: str, transport: str) 
         "server_hostname": settings.host,
         "transport": transport,
         # A device without a date knows the server by its key until it has one.
-        "pins": [public_key_hash(server).hex()],
+        "pins": ServerKeys(folder).pins(),
         "made_ms": time.time_ns() // 1_000_000,
     }
-
-
-def _set_enabled(folder: Path, name: str, enabled: bool) -> None:
-    settings = load_settings(folder)
-    with SqliteStore(settings.store_path(folder)) as store:
-        store.set_enabled(name, enabled)
-    click.echo(f"Device {name} {'enabled' if enabled else 'disabled'}.")

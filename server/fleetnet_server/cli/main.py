@@ -13,6 +13,11 @@ import click
 # name: (module:attribute, line of the help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("fleetnet_server.cli.init:init", "Make a fleet: CA, server certificate, store."),
+    "audit": ("fleetnet_server.cli.audit:audit", "Print who decided what about which device."),
+    "ca": ("fleetnet_server.cli.ca:ca", "Make, show, import and change the fleet's CA."),
+    "cert": ("fleetnet_server.cli.cert:cert", "Certificates: expiry, the server's own, tools."),
+    "anchor": ("fleetnet_server.cli.anchor:anchor", "Find what a camera has to trust, as DER."),
+    "doctor": ("fleetnet_server.cli.doctor:doctor", "Find what keeps devices from their server."),
     "device": ("fleetnet_server.cli.device:device", "Add, list, enable devices; install boards."),
     "serve": ("fleetnet_server.cli.serve:serve", "Run the back-end in the foreground."),
     "demo": ("fleetnet_server.cli.demo:demo", "Run a server and real devices; compare counts."),
@@ -23,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("fleetnet_server.cli.configs:config", "Set and show devices' configurations."),
     "logs": ("fleetnet_server.cli.logs:logs", "Print what devices logged, in order of time."),
     "blob": ("fleetnet_server.cli.blob:blob", "List and fetch what devices sent as blobs."),
+    "psk": ("fleetnet_server.cli.psk:psk", "Pre-shared keys: add, rotate, remove, export."),
     "query": ("fleetnet_server.cli.query:query", "Print stored readings in order of time."),
 }
 

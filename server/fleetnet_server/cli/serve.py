@@ -25,7 +25,8 @@ def serve(folder: Path, as_json: bool, quiet: bool) -> None:
     """Run the back-end of the fleet in FOLDER.
 
     Prints one line when it accepts devices. SIGTERM or Ctrl-C ends it cleanly: everything
-    received is committed and acknowledged, devices get BYE.
+    received is committed and acknowledged, devices get BYE. SIGHUP reads certificates and keys
+    anew (so does a change of the files, within a second); sessions go on.
     """
     settings = load_settings(folder)
     configure_logging(as_json, quiet)
@@ -38,6 +39,14 @@ async def _serve(folder: Path, settings: Settings, as_json: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with Backend(folder, settings) as backend:
+        tasks: set[asyncio.Task[bool]] = set()
+
+        def reload() -> None:
+            task = loop.create_task(backend.reload())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
         # What start-up made stays; messages come and go without cycles, so the collector
         # may look less often than every 700 allocations.
         gc.freeze()

@@ -142,8 +142,11 @@ class Blobs:
         handle = self._handles.get(peer, {}).get(offer.id)
         if handle is not None and self._goes_on(peer, offer, handle):
             return
-        if offer.size > self._limits.blob_bytes:
-            self._refuse(peer, offer, TOO_LARGE, f"at most {self._limits.blob_bytes} B")
+        most = self._limits.blob_bytes
+        if peer.rules is not None and peer.rules.max_blob is not None:
+            most = min(most, peer.rules.max_blob)
+        if offer.size > most:
+            self._refuse(peer, offer, TOO_LARGE, f"at most {most} B")
             return
         try:
             row = _row_of(peer, offer)

@@ -10,7 +10,7 @@ fleetnet/commands.py).
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -19,6 +19,9 @@ from fleetnet.errors import ProtocolError
 from fleetnet.frame import CONFIG_STATE, EVENT, LOG, OPTIONAL, RAW, READINGS, RESULT
 from fleetnet.limits import MAX_SEQUENCE
 from fleetnet.varint import take_varint
+
+# How a problem begins that a policy made, not the body.
+POLICY = "policy: "
 
 MAX_TIME_MS = 1 << 53  # what a JSON number carries exactly
 MAX_CHANNEL = 64  # characters
@@ -94,6 +97,7 @@ def inspect_body(
     body: bytes,
     offset_of_boot: Callable[[int], int | None],
     received_ms: int,
+    allowed: Container[str] | None = None,
 ) -> Inspected:
     """Check a body and date it.
 
@@ -103,6 +107,7 @@ def inspect_body(
         body: the message as it left the session, 0 to 65,536 bytes.
         offset_of_boot: unix ms minus uptime ms of a boot of this device, None when unknown.
         received_ms: unix ms of arrival.
+        allowed: channels and names of events that its device may use; None: any.
 
     Raises:
         Nothing that depends on ``body``.
@@ -112,13 +117,15 @@ def inspect_body(
     kind &= ~OPTIONAL
     try:
         if kind == READINGS:
-            return _inspect_readings(body, offset_of_boot)
+            return _inspect_readings(body, offset_of_boot, allowed)
         if kind == RAW:
             raw = decode_raw_untrusted(body)
+            _check_names((raw.channel,), allowed)
             first = _date(raw.base_ms, raw.boot, offset_of_boot)
             return Inspected(first, first, None, body)
         if kind == EVENT:
-            base_ms, boot, _name, value = _decode_event(body)
+            base_ms, boot, name, value = _decode_event(body)
+            _check_names((name,), allowed)
             _check_depth(bytes(value))
             first = _date(base_ms, boot, offset_of_boot)
             return Inspected(first, first, None, body.decode())
@@ -127,7 +134,7 @@ def inspect_body(
         if kind in (RESULT, CONFIG_STATE):
             decode_answer(kind, body)
             return Inspected(received_ms, received_ms, None, body.decode())
-    except (msgspec.MsgspecError, ProtocolError, UnicodeDecodeError, _TooDeep) as error:
+    except (msgspec.MsgspecError, ProtocolError, UnicodeDecodeError, _TooDeep, _Forbidden) as error:
         return Inspected(received_ms, received_ms, str(error) or "unreadable", body)
     except RecursionError:
         return Inspected(received_ms, received_ms, _TooDeep.TEXT, body)
@@ -216,8 +223,18 @@ class _TooDeep(ValueError):
     TEXT = f"value is nested deeper than {MAX_DEPTH}"
 
 
-def _inspect_readings(body: bytes, offset_of_boot: Callable[[int], int | None]) -> Inspected:
+class _Forbidden(ValueError):
+    """The policy of the device's group."""
+
+
+def _inspect_readings(
+    body: bytes,
+    offset_of_boot: Callable[[int], int | None],
+    allowed: Container[str] | None,
+) -> Inspected:
     base_ms, boot, channels, items = _decode_readings(body)
+    if allowed is not None:
+        _check_names(channels, allowed)
     if len(items) == 1:
         # The worst case of the hot path: nothing to compare.
         index, first, _value = items[0]
@@ -271,6 +288,14 @@ def _check_depth(value: bytes) -> None:
                 raise _TooDeep(_TooDeep.TEXT)
         else:
             depth -= 1
+
+
+def _check_names(names: Iterable[str], allowed: Container[str] | None) -> None:
+    """Raise _Forbidden for a name that is not allowed."""
+    if allowed is not None:
+        for name in names:
+            if name not in allowed:
+                raise _Forbidden(f"{POLICY}channel {name!r} is not allowed to its group")
 
 
 def _date(base_ms: int, boot: int, offset_of_boot: Callable[[int], int | None]) -> int | None:

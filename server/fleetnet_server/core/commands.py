@@ -11,22 +11,24 @@ the device runs an id once. Source: docs/protocol.md section 3.3.
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from fleetnet import commands as wire
 from fleetnet.events import Received
 from fleetnet.frame import CALL, COMMANDS, RESULT
 from fleetnet.handshake import CAN_COMMAND, Hello
+from fleetnet_server.core.audit_ports import AuditLog
 from fleetnet_server.core.bodies import Message, decode_answer
+from fleetnet_server.core.command_ports import Command, CommandStore, value_of
 from fleetnet_server.errors import (
     CommandError,
-    CommandFailed,
     CommandTimeout,
-    CommandUnknown,
     DeviceOffline,
+    NotAllowed,
     StoreUnavailable,
 )
+from fleetnet_server.identity.policy import Rules
 from fleetnet_server.identity.registry import Device
 
 if TYPE_CHECKING:
@@ -44,65 +46,6 @@ _BUSY_S = 1.0
 _EXPIRE_S = 1.0
 
 
-class Command(NamedTuple):
-    """One command as the store has it; times are unix ms.
-
-    Attributes:
-        number: order of arrival; id: what both ends call it.
-        args: keyword arguments (dict) or positional ones (list).
-        state: "queued", "sent", or how it ended: "ok", "error" (it raised), "unknown" (no
-            such command), "expired" (it never began), "lost" (no answer for a month).
-        sent_boot: boot of the device that got it first; None: it was not sent yet.
-        result: the value, or [type, message] of an error.
-    """
-
-    number: int
-    id: str
-    device_id: int
-    device: str
-    name: str
-    args: Any
-    state: str
-    created_ms: int
-    expires_ms: int
-    sent_boot: int | None
-    ended_ms: int | None
-    result: Any
-
-
-class CommandStore(Protocol):
-    """What the service needs of the store (store/commands.py)."""
-
-    def device(self, name: str) -> Device: ...
-
-    def add(
-        self, device_id: int, name: str, args: Any, expires_ms: int, boot: int | None = None
-    ) -> str: ...
-
-    def get(self, command_id: str) -> Command | None: ...
-
-    def unsent(self, device_id: int, now_ms: int, limit: int) -> list[Command]: ...
-
-    def unanswered(self, device_id: int, limit: int) -> list[Command]: ...
-
-    def added_after(self, number: int) -> list[tuple[int, int]]: ...
-
-    def mark_sent(self, command_ids: list[str], boot: int) -> None: ...
-
-    def expire(self, now_ms: int) -> None: ...
-
-    def newest(self) -> tuple[int, int]: ...
-
-
-def check_command(name: str, args: Any) -> None:
-    """Raise ValueError for what no CALL can carry."""
-    if not 0 < len(name) <= wire.MAX_NAME:
-        raise ValueError(f"a command's name has 1 to {wire.MAX_NAME} characters")
-    if not isinstance(args, list | dict):
-        raise ValueError("arguments are a JSON object (by name) or a list (by position)")
-    wire.encode_call("", name, args, 0)
-
-
 class _Line:
     """What is under way to one device on its present link."""
 
@@ -117,14 +60,26 @@ class _Line:
 
 
 class Commands:
-    """The service (core/services.py); made on a running loop, looked after by a Lookout."""
+    """The service (core/services.py); made on a running loop, looked after by a Lookout.
+
+    Args:
+        rules: what devices of a group may be told, see identity/policy.py.
+        audit: hears of commands that these do not allow.
+    """
 
     capability = CAN_COMMAND
     kinds = frozenset((RESULT,))
     live_kinds: frozenset[int] = frozenset()
 
-    def __init__(self, store: CommandStore):
+    def __init__(
+        self,
+        store: CommandStore,
+        rules: Callable[[str], Rules | None] = lambda group: None,
+        audit: AuditLog | None = None,
+    ):
         self._store = store
+        self._rules = rules
+        self._audit = audit
         self._lines: dict[int, _Line] = {}
         self._waiting: dict[str, asyncio.Future[Command]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,20 +92,23 @@ class Commands:
     # -- what a program calls ----------------------------------------------------------
 
     async def call(
-        self, device_name: str, name: str, args: Any = None, timeout_s: float = 10.0
-    ) -> Any:
+        self, device_name: str, name: str, args: Any = None, timeout_s: float = 10.0,
+        issuer: str = "program",
+    ) -> Any:  # fmt: skip
         """Run a command on a device that is online; return what its handler returned.
 
         Args:
             args: dict or list; None: none. timeout_s: the device does not begin it later,
-                and stops it then.
+                and stops it then. issuer: on whose behalf, for policy and audit log.
 
         Raises:
-            DeviceOffline, CommandTimeout, CommandUnknown, CommandFailed (its handler raised).
+            NotAllowed, DeviceOffline, CommandTimeout, CommandUnknown,
+            CommandFailed (its handler raised).
             ValueError: no JSON, or above 16 KiB. StoreError: no such device.
             StoreUnavailable: it was not sent.
         """
         device = self._store.device(device_name)
+        self._check(device, name, issuer)
         line = self._lines.get(device.id)
         if line is None:
             raise DeviceOffline(
@@ -161,7 +119,7 @@ class Commands:
         expires_ms = _now_ms() + round(timeout_s * 1000)
         boot = line.boot if self._room(line) else None
         command_id = await asyncio.to_thread(
-            self._store.add, device.id, name, args, expires_ms, boot
+            self._store.add, device.id, name, args, expires_ms, boot, issuer
         )
         answer: asyncio.Future[Command] = self._loop.create_future()
         self._waiting[command_id] = answer
@@ -179,18 +137,35 @@ class Commands:
             del self._waiting[command_id]
 
     async def queue(
-        self, device_name: str, name: str, args: Any = None, expires_s: float = 3600.0
-    ) -> str:
+        self, device_name: str, name: str, args: Any = None, expires_s: float = 3600.0,
+        issuer: str = "program",
+    ) -> str:  # fmt: skip
         """Keep a command until its device takes it; return its id.
 
         Raises: as ``call`` before it is sent.
         """
         device = self._store.device(device_name)
+        self._check(device, name, issuer)
         args = [] if args is None else args
         expires_ms = _now_ms() + round(expires_s * 1000)
-        command_id = await asyncio.to_thread(self._store.add, device.id, name, args, expires_ms)
+        command_id = await asyncio.to_thread(
+            self._store.add, device.id, name, args, expires_ms, None, issuer
+        )
         self._pump(device.id)
         return command_id
+
+    def _check(self, device: Device, name: str, issuer: str) -> None:
+        rules = self._rules(device.group)
+        why = "" if rules is None else rules.objection(name, issuer)
+        if why:
+            self._note_denied(device.name, name, issuer, why)
+            raise NotAllowed(f"command {name!r} of device {device.name!r} is not allowed: {why}")
+
+    def _note_denied(self, device: str, name: str, issuer: str, why: str) -> None:
+        _log.warning("command %r of device %s by %s: %s", name, device, issuer, why)
+        if self._audit is not None:
+            detail = {"name": name, "why": why}
+            self._audit.note_repeated(issuer, "command-denied", device, detail)
 
     def status(self, command_id: str) -> Command:
         """Return how a command stands. Raises CommandError when nobody gave it."""
@@ -261,6 +236,9 @@ class Commands:
             return
         if line is not None:
             line.open.pop(command_id, None)
+        self._ended(command_id)
+
+    def _ended(self, command_id: str) -> None:
         answer = self._waiting.get(command_id)
         if answer is not None and not answer.done():
             command = self._store.get(command_id)
@@ -286,7 +264,7 @@ class Commands:
 
     def _repeat(self, line: _Line, command_id: str) -> None:
         command = self._store.get(command_id)
-        if command is None or command.ended_ms is not None:
+        if command is None or command.ended_ms is not None or _objection(line, command):
             line.open.pop(command_id, None)
         else:
             self._send_again(line, command)
@@ -317,10 +295,19 @@ class Commands:
     async def _pump_once(self, device_id: int, line: _Line) -> None:
         if line.is_new:
             for command in self._store.unanswered(device_id, _UNANSWERED):
-                self._send_again(line, command)
+                if not _objection(line, command):
+                    self._send_again(line, command)
             line.is_new = False
         room = self._room(line)
         waiting = self._store.unsent(device_id, _now_ms(), room) if room else []
+        for command in waiting:
+            # Given when the policy was another one, or by a program that does not ask it.
+            if why := _objection(line, command):
+                self._note_denied(command.device, command.name, command.issuer, why)
+                await asyncio.to_thread(self._store.deny, command.id, why)
+                self._ended(command.id)
+                line.again = True
+        waiting = [command for command in waiting if not _objection(line, command)]
         if waiting:
             # On the disk first: a device that restarts with it must not run it again.
             await asyncio.to_thread(
@@ -346,25 +333,9 @@ class Commands:
         task.add_done_callback(self._tasks.discard)
 
 
-def value_of(command: Command) -> Any:
-    """Return the value of a command that ended.
-
-    Raises:
-        CommandFailed, CommandTimeout, CommandUnknown, CommandError: it brought none.
-    """
-    if command.state == wire.OK:
-        return command.result
-    what = f"command {command.name!r} of device {command.device!r}"
-    if command.state == wire.ERROR:
-        kind, text = command.result
-        if kind == "Timeout":
-            raise CommandTimeout(f"{what} was stopped at its deadline")
-        raise CommandFailed(f"{what} failed: {kind}: {text}", kind, text)
-    if command.state == wire.UNKNOWN:
-        raise CommandUnknown(f"{what} is unknown to its program: is the name right?")
-    if command.state == wire.EXPIRED:
-        raise CommandTimeout(f"{what} expired before it began")
-    raise CommandError(f"{what} is {command.state}")
+def _objection(line: _Line, command: Command) -> str:
+    rules = line.peer.rules
+    return "" if rules is None else rules.objection(command.name, command.issuer)
 
 
 def _now_ms() -> int:

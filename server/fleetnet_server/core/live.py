@@ -80,7 +80,7 @@ class LiveReadings:
     """The Service for best-effort READINGS.
 
     Attributes:
-        refused: bodies that break the rules.
+        refused: bodies that break the rules, those of their group's policy included.
     """
 
     capability = 0
@@ -112,7 +112,8 @@ class LiveReadings:
     def received(self, peer: "Peer", event: Received) -> None:
         """See Service."""
         now = int(time.time() * 1000)
-        found = inspect_body(READINGS, event.payload, peer.boot_offset, now)
+        allowed = None if peer.rules is None else peer.rules.channels
+        found = inspect_body(READINGS, event.payload, peer.boot_offset, now, allowed)
         if found.problem is not None:
             self.refused += 1
             return

@@ -35,6 +35,10 @@ class Lookout:
         self._look_s = look_s
         self._task = asyncio.get_running_loop().create_task(self._run())
 
+    def add(self, service: Looking) -> None:
+        """Call one more, behind the others."""
+        self._services = (*self._services, service)
+
     async def stop(self) -> None:
         """End the looking, then the services."""
         self._task.cancel()
@@ -43,16 +47,19 @@ class Lookout:
             await service.stop()
 
     async def _run(self) -> None:
-        failed = False
+        failing: set[int] = set()
         while True:
             await asyncio.sleep(self._look_s)
-            try:
-                for service in self._services:
+            for service in self._services:
+                # What fails for one is no reason for the others to look away.
+                try:
                     service.look()
-                failed = False
-            except StoreUnavailable as error:
-                if not failed:
-                    _log.error("%s; commands and configurations wait", error)
-                failed = True
-            except Exception:
-                _log.exception("looking for commands failed")
+                    failing.discard(id(service))
+                except Exception as error:
+                    if id(service) in failing:
+                        continue
+                    failing.add(id(service))
+                    if isinstance(error, StoreUnavailable):
+                        _log.error("%s; what %s wants waits", error, type(service).__name__)
+                    else:
+                        _log.exception("looking for news failed")

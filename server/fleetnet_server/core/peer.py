@@ -13,9 +13,12 @@ from fleetnet.ports import port
 from fleetnet.reasons import reason_text
 from fleetnet.session import DOWN, OPEN, OVER
 from fleetnet.ticks import ticks_diff
+from fleetnet_server.core.policing import Pace
 from fleetnet_server.core.transport import Transport
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.identity.authenticate import Authenticated, Refusal
+from fleetnet_server.identity.authenticate import Authenticated, Refusal, Stranger
+from fleetnet_server.identity.policy import Rules
+from fleetnet_server.identity.registry import DEFAULT_GROUP, QUARANTINED, Device
 
 if TYPE_CHECKING:
     from fleetnet_server.core.sessions import Sessions
@@ -33,6 +36,12 @@ class Peer:
 
     Attributes:
         device_id, name: of the authenticated device; 0 and the address for a refused one.
+        address: of the client, without its port.
+        group, rules: whose policy it follows, and what that says; None: no rules.
+        pace: holds it to the rate of its rules; None: there is none.
+        is_quarantined: its messages are stored, and no service hears of them.
+        is_foreign: its certificate was not issued here.
+        boot: from HELLO, 0 when the device does not tell.
         serial: of the certificate of this link; 0: a pre-shared key, see psk_identity.
         identity_number: which of its identities the device says it uses (HELLO).
         epoch_id: the store's number of the epoch, once HELLO was accepted.
@@ -41,36 +50,54 @@ class Peer:
     """
 
     __slots__ = (
-        "_ack_armed", "_afterlife", "_boot", "_boot_offset", "_refusal", "_session", "_sessions",
-        "_transport", "armed_at", "device_id", "epoch_id", "identity_number", "is_open", "name",
-        "pending", "psk_identity", "serial",
+        "_ack_armed", "_afterlife", "_boot_offset", "_changes", "_refusal", "_session",
+        "_sessions", "_stranger", "_transport", "address", "armed_at", "boot", "device_id",
+        "epoch_id", "group", "identity_number", "is_foreign", "is_open", "is_quarantined", "name",
+        "pace", "pending", "psk_identity", "rules", "serial",
     )  # fmt: skip
 
-    def __init__(self, sessions: "Sessions", transport: Transport, who: Authenticated | Refusal):
+    def __init__(
+        self, sessions: "Sessions", transport: Transport, who: Authenticated | Stranger | Refusal
+    ):
         self._sessions = sessions
         self._transport: Transport | None = transport
+        self.address = transport.address[0]
+        self._changes = sessions.changes
         self._refusal: Refusal | None = None
+        self._stranger: Stranger | None = None
         self.device_id = self.serial = self.identity_number = 0
         self.psk_identity = ""
+        self.group = DEFAULT_GROUP
+        self.rules: Rules | None = None
+        self.pace: Pace | None = None
+        self.is_quarantined = self.is_foreign = False
+        self.name = f"at {self.address}"
         if isinstance(who, Refusal):
             self._refusal = who
-            self.name = f"at {transport.address[0]}"
+        elif isinstance(who, Stranger):
+            self._stranger = who
+            self.name, self.serial = who.name, who.serial
         else:
-            self.device_id, self.name = who.device.id, who.device.name
             self.serial, self.psk_identity = who.serial, who.psk_identity
+            self._is(who.device)
         self.epoch_id = 0
         self.pending = 0
         self.is_open = False
         self.armed_at: float | None = None
         self._ack_armed: int | None = None
         self._afterlife = False
-        self._boot = 0
+        self.boot = 0
         self._boot_offset = 0
         self._session = AcceptorSession(
             os.urandom, max_frame=sessions.max_frame, wall_ms=port.unix_ms
         )
         self._session.open_link(port.ticks(), transport.datagram)
         self._arm(port.ticks())
+
+    def _is(self, device: Device) -> None:
+        self.device_id, self.name, self.group = device.id, device.name, device.group
+        self.is_quarantined = device.state == QUARANTINED
+        self.is_foreign = bool(self.serial) and self.serial not in device.valid
 
     # -- what the listener calls -----------------------------------------------------
 
@@ -115,7 +142,8 @@ class Peer:
             self._closed(event)
         elif isinstance(event, events.Received):
             if not event.seq:
-                self._sessions.services.received(self, event)
+                if not self.is_quarantined:
+                    self._sessions.services.received(self, event)
             elif event.kind & wire.OPTIONAL:
                 self._sessions.router.take(self, event)
             else:
@@ -123,16 +151,54 @@ class Peer:
                 self._session.bye(now, errors.UNKNOWN_KIND)
 
     def _hello(self, hello: Hello, now: int) -> None:
+        if self._refusal is None and self._changes != self._sessions.changes:
+            self._judge_again()
         if self._refusal is not None:
-            self._session.refuse(self._refusal.reason)
-            self._sessions.refused(self, self._refusal)
-            self._end()
-            return
-        if hello.probe:
+            self._refuse(self._refusal)
+        elif hello.probe:
             self._session.refuse(errors.NORMAL)
             self._end()
+        elif self._stranger is not None:
+            self._sessions.spawn(self._register(self._stranger, hello))
+        else:
+            self._enter(hello, now)
+
+    def _judge_again(self) -> None:
+        who = self._sessions.judge(self)
+        self._refusal = who if isinstance(who, Refusal) else None
+        self._stranger = who if isinstance(who, Stranger) else None
+        self.device_id = 0
+        if isinstance(who, Authenticated):
+            self._is(who.device)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._session.refuse(refusal.reason)
+        self._sessions.refused(self, refusal)
+        self._end()
+
+    async def _register(self, stranger: Stranger, hello: Hello) -> None:
+        """Make a stranger a device, as the policy wants, and go on with its HELLO."""
+        registry = self._sessions.registry
+        try:
+            await asyncio.to_thread(
+                registry.admit, stranger.name, stranger.state, stranger.serial, stranger.policy
+            )
+        except StoreUnavailable:
+            self._session.refuse(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
+            self._end()
             return
+        if self._transport is None:
+            return
+        self._judge_again()
+        if self.device_id:
+            self._enter(hello, port.ticks())
+        else:
+            self._refuse(self._refusal or Refusal(errors.UNKNOWN_DEVICE, "it cannot be registered"))
+        self._flush(port.ticks())
+
+    def _enter(self, hello: Hello, now: int) -> None:
         self.identity_number = hello.identity
+        self.boot = hello.boot
         if self._sessions.enter(self):
             # Messages of the old link are on their way to the disk: the resume points
             # must not miss them.
@@ -162,14 +228,15 @@ class Peer:
             self._end()
             return
         if hello.boot:
-            self._boot = hello.boot
             self._boot_offset = port.unix_ms() - hello.uptime_ms
             sessions.store.set_boot(self.device_id, hello.boot, self._boot_offset)
         welcome = Welcome()
         welcome.session_id = os.urandom(8)
-        welcome.window = sessions.window()
+        sessions.restrict(self)
+        welcome.window = self._window()
         welcome.keepalive_ms = sessions.keepalive_ms
-        welcome.capabilities = sessions.services.capabilities
+        if not self.is_quarantined:
+            welcome.capabilities = sessions.services.capabilities
         if self._transport is not None and self._transport.datagram:
             welcome.keepalive_ms = sessions.datagram_keepalive_ms
         welcome.ack_delay_ms = sessions.ack_delay_ms
@@ -178,7 +245,6 @@ class Peer:
         if self._session.state == OPEN:
             self.is_open = True
             sessions.opened(self, hello, self._transport)
-            sessions.services.opened(self, hello)
         for event in self._session.take_events():
             self._handle(event, now)
 
@@ -231,7 +297,7 @@ class Peer:
 
     def boot_offset(self, boot: int) -> int | None:
         """Return unix ms minus uptime ms of a boot of this device, None when unknown."""
-        if boot == self._boot:
+        if boot == self.boot:
             return self._boot_offset
         return self._sessions.store.boot_offset(self.device_id, boot)
 
@@ -256,11 +322,21 @@ class Peer:
         self._session.receiver.acknowledge_soon(now)
         self._flush(now)
 
-    def set_window(self, window: int) -> None:
-        """Offer ``window`` messages a stream from now on; 0 halts the device."""
-        now = port.ticks()
-        self._session.set_window(window, now)
-        self._flush(now)
+    def use_rules(self, rules: Rules | None, pace: Pace | None) -> None:
+        """Follow these rules from now on."""
+        self.rules, self.pace = rules, pace
+        self.update_window()
+
+    def _window(self) -> int:
+        window = self._sessions.window()
+        return window if self.pace is None else self.pace.room(window)
+
+    def update_window(self) -> None:
+        """Offer as many messages a stream as there is room for now; 0 halts the device."""
+        if self.is_open:
+            now = port.ticks()
+            self._session.set_window(self._window(), now)
+            self._flush(now)
 
     def bye(self, reason: int, retry_after_ms: int = 0) -> None:
         """Begin to end the session."""

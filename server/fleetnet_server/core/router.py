@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from fleetnet.events import Received
 from fleetnet.ports import port
-from fleetnet_server.core.bodies import Message, inspect_body
+from fleetnet_server.core.bodies import POLICY, Message, inspect_body
+from fleetnet_server.core.policing import inspect_restricted
 from fleetnet_server.core.ports import MessageWriter
 from fleetnet_server.core.services import Services
 
@@ -30,6 +31,7 @@ class Router:
         received, stored, duplicates, problems: counters of messages.
         is_shut: the windows are shut because the store is behind.
         services: hear of messages of their kinds once these are durable.
+        on_shut: hears of is_shut; on_denied: of messages that a policy does not allow.
     """
 
     def __init__(self) -> None:
@@ -41,6 +43,7 @@ class Router:
         self.is_shut = False
         self.services = Services(())
         self.on_shut: Callable[[bool], None] | None = None
+        self.on_denied: Callable[[Peer, str], None] | None = None
         self._waiting_bytes = 0
 
     def take(self, peer: "Peer", event: Received) -> None:
@@ -48,13 +51,17 @@ class Router:
         assert self.writer is not None
         payload = event.payload
         received_ms = int(time.time() * 1000)
-        t0, t1, problem, body = inspect_body(event.kind, payload, peer.boot_offset, received_ms)
+        rules = peer.rules
+        if rules is None:
+            found = inspect_body(event.kind, payload, peer.boot_offset, received_ms)
+        else:
+            found = inspect_restricted(rules, event.kind, payload, peer.boot_offset, received_ms)
+            if peer.pace is not None:
+                peer.pace.count()
+        t0, t1, problem, body = found
         if problem is not None:
             self.problems += 1
-            _log.warning(
-                "device %s, stream %d, message %d: %s; it is stored as it came",
-                peer.name, event.stream, event.seq, problem,
-            )
+            self._explain(peer, event, problem)
         self.received += 1
         peer.pending += 1
         self._waiting_bytes += len(payload)
@@ -77,7 +84,7 @@ class Router:
             peer.pending -= 1
             size += len(message.body)
             stored += is_new
-            if is_new and message.kind in kinds:
+            if is_new and message.kind in kinds and not peer.is_quarantined:
                 told.append((peer, message))
         self.stored += stored
         self.duplicates += len(done) - stored
@@ -90,6 +97,16 @@ class Router:
             self.services.durable(peer, message)
         if self.is_shut and self._waiting_bytes < _LOW_BYTES:
             self._shut(False)
+
+    def _explain(self, peer: "Peer", event: Received, problem: str) -> None:
+        if problem.startswith(POLICY):
+            if self.on_denied is not None:
+                self.on_denied(peer, problem)
+            return
+        _log.warning(
+            "device %s, stream %d, message %d: %s; it is stored as it came",
+            peer.name, event.stream, event.seq, problem,
+        )  # fmt: skip
 
     def _shut(self, is_shut: bool) -> None:
         self.is_shut = is_shut

@@ -13,7 +13,10 @@ from fleetnet.events import Gap
 from fleetnet.handshake import Hello
 from fleetnet.limits import WINDOW
 from fleetnet.reasons import reason_text
+from fleetnet_server.core.audit_ports import AuditLog
+from fleetnet_server.core.duplicates import Duplicates
 from fleetnet_server.core.peer import Peer
+from fleetnet_server.core.policing import Bucket, Pace
 from fleetnet_server.core.ports import MessageStore
 from fleetnet_server.core.router import Router
 from fleetnet_server.core.services import Services
@@ -24,8 +27,11 @@ from fleetnet_server.identity.authenticate import (
     Authenticated,
     LinkIdentity,
     Refusal,
+    Stranger,
     authenticate,
+    judge,
 )
+from fleetnet_server.identity.policy import Policy
 from fleetnet_server.identity.registry import Registry
 
 _log = structlog.get_logger("fleetnet.sessions")
@@ -38,12 +44,15 @@ class Sessions:
 
     Args:
         services: what is done with messages besides storing them.
+        audit: hears of refusals and the like.
         keepalive_ms: what devices are asked for; datagram_keepalive_ms: the same over DTLS;
         ack_delay_ms: how long an acknowledgement may wait for others; max_frame: largest
             payload taken, bytes.
 
     Attributes:
         stored_kinds: frame kinds that go to the store; other critical ones end a session.
+        policy: in force, see use_policy.
+        changes: grows when the registry changed; links that were let in before are judged again.
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class Sessions:
         router: Router,
         services: Services | None = None,
         *,
+        audit: AuditLog | None = None,
         keepalive_ms: int = 60_000,
         datagram_keepalive_ms: int = 25_000,
         ack_delay_ms: int = 100,
@@ -70,20 +80,27 @@ class Sessions:
         self.datagram_keepalive_ms = datagram_keepalive_ms
         self.ack_delay_ms = ack_delay_ms
         self.max_frame = max_frame
+        self.audit = audit
+        self.policy = Policy()
+        self.changes = 0
         self.live: dict[int, Peer] = {}
+        self._duplicates = Duplicates()
+        self._buckets: dict[int, Bucket] = {}
+        self._foreign: set[tuple[int, int]] = set()
         self._draining: dict[int, set[Peer]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._nobody: asyncio.Event | None = None
         router.on_shut = self._on_shut
+        router.on_denied = self.denied
 
     # -- what the listeners call -----------------------------------------------------
 
     def accept(self, transport: Transport, certificate: bytes) -> Peer:
         """Take an authenticated link; a device that may not come in gets REFUSE later."""
-        who: Authenticated | Refusal
+        who: Authenticated | Stranger | Refusal
         try:
             link = LinkIdentity(certificate, transport.psk_identity)
-            who = authenticate(link, self.registry)
+            who = authenticate(link, self.registry, self.policy.unknown)
         except StoreUnavailable as error:
             who = Refusal(errors.STORE_UNAVAILABLE, str(error))
         return Peer(self, transport, who)
@@ -91,31 +108,72 @@ class Sessions:
     def handshake_refused(self, kind: str, address: tuple[str, int], error: FleetError) -> None:
         """Log a TLS or DTLS handshake that failed."""
         _log.warning("handshake refused", link=kind, address=address[0], reason=str(error))
+        if self.audit is not None:
+            # The address is the actor; its port, which an error may name, is another each time.
+            reason = str(error).replace(f"{address[0]}:{address[1]}", address[0])
+            detail = {"link": kind, "reason": reason}
+            self.audit.note_repeated(address[0], "handshake-refused", None, detail)
 
     # -- what the peers call -----------------------------------------------------------
+
+    def judge(self, peer: Peer) -> Authenticated | Stranger | Refusal:
+        """Decide again on a link, whose device may have been changed since it was let in."""
+        try:
+            return judge(
+                peer.name, peer.serial, peer.psk_identity, self.registry, self.policy.unknown
+            )
+        except StoreUnavailable as error:
+            return Refusal(errors.STORE_UNAVAILABLE, str(error), peer.name)
 
     def enter(self, peer: Peer) -> bool:
         """Make ``peer`` the device's session; True when older messages are not durable yet."""
         old = self.live.get(peer.device_id)
         self.live[peer.device_id] = peer
         if old is not None and old is not peer:
-            _log.info("session replaced", device=peer.name)
+            self._replaced(old, peer)
             old.bye(errors.REPLACED)
-            if old.is_open:
-                old.is_open = False
-                self.services.closed(old)
-            self._drain(old)
+            self._shut(old)
         return peer.device_id in self._draining
+
+    def _replaced(self, old: Peer, new: Peer) -> None:
+        _log.info("session replaced", device=new.name)
+        where = {"old": old.address, "new": new.address}
+        if self.audit is not None:
+            self.audit.note_repeated("server", "session-replaced", new.name, where)
+        if not self._duplicates.replaces(new.device_id, old.boot, new.boot):
+            return
+        if self.audit is None or self.audit.note_repeated(
+            "server", "duplicate-identity", new.name, {"addresses": sorted(where.values())}
+        ):
+            _log.warning(
+                "two devices use one identity: revoke it and give both new ones",
+                device=new.name, addresses=sorted(where.values()),
+            )  # fmt: skip
+
+    def dismiss(self, peer: Peer, reason: int) -> None:
+        """End a session: what is durable is acknowledged, then BYE; no service has it more."""
+        if self.live.get(peer.device_id) is not peer:
+            return
+        _log.warning("session ended", device=peer.name, why=reason_text(reason))
+        peer.acknowledge_now()
+        peer.bye(reason)
+        self._shut(peer)
+
+    def _shut(self, peer: Peer) -> None:
+        """No more acknowledgements and no more services for a session that said BYE."""
+        if peer.is_open:
+            peer.is_open = False
+            if not peer.is_quarantined:
+                self.services.closed(peer)
+        self._drain(peer)
 
     def leave(self, peer: Peer, why: str) -> None:
         """Forget a peer whose session or link is over."""
         was_open = peer.is_open
-        peer.is_open = False
-        if was_open:
-            self.services.closed(peer)
-        self._drain(peer)
+        self._shut(peer)
         if self.live.get(peer.device_id) is peer:
             del self.live[peer.device_id]
+            self._duplicates.ended(peer.device_id)
             if not self.live and self._nobody is not None:
                 self._nobody.set()
             if was_open:
@@ -134,7 +192,7 @@ class Sessions:
                 del self._draining[peer.device_id]
 
     def opened(self, peer: Peer, hello: Hello, transport: Transport | None) -> None:
-        """Log a session that was accepted."""
+        """Log a session that was accepted, and let the services have it."""
         _log.info(
             "session opened",
             device=peer.name,
@@ -142,12 +200,55 @@ class Sessions:
             address=transport.address[0] if transport else "",
             epoch=hello.epoch.hex(),
             software=hello.software,
+            quarantined=peer.is_quarantined,
         )
+        if peer.is_foreign and (peer.device_id, peer.serial) not in self._foreign:
+            # Otherwise nobody could revoke it with the rest of the device's.
+            self._foreign.add((peer.device_id, peer.serial))
+            if self.audit is not None:
+                detail = {"serial": f"{peer.serial:x}"}
+                self.audit.note("server", "foreign-certificate", peer.name, detail)
+        if not peer.is_quarantined:
+            self.services.opened(peer, hello)
 
     def refused(self, peer: Peer, refusal: Refusal) -> None:
         """Log a device that got REFUSE."""
         reason = reason_text(refusal.reason)
         _log.warning("device refused", device=peer.name, reason=reason, why=refusal.message)
+        if self.audit is not None:
+            detail = {"reason": reason}
+            if peer.serial:
+                detail["serial"] = f"{peer.serial:x}"
+            self.audit.note_repeated(peer.address, "device-refused", refusal.name or None, detail)
+
+    # -- the policy --------------------------------------------------------------------
+
+    def use_policy(self, policy: Policy) -> None:
+        """Put a policy in force, for the sessions that live as well."""
+        self.policy = policy
+        for peer in list(self.live.values()):
+            self.restrict(peer)
+
+    def restrict(self, peer: Peer) -> None:
+        """Give a session the rules of its device's group."""
+        rules = self.policy.rules(peer.group)
+        rate = None if rules is None else rules.max_rate
+        if rate is None:
+            self._buckets.pop(peer.device_id, None)
+            peer.use_rules(rules, None)
+            return
+        # It outlives the session, or a device would only have to connect again.
+        bucket = self._buckets.get(peer.device_id)
+        if bucket is None or bucket.rate != rate:
+            bucket = self._buckets[peer.device_id] = Bucket(rate)
+        peer.use_rules(rules, Pace(bucket, peer.update_window))
+
+    def denied(self, peer: Peer, problem: str) -> None:
+        """A message that the policy does not allow was stored with its problem."""
+        if self.audit is None or self.audit.note_repeated(
+            f"device:{peer.name}", "policy-denied", peer.name, {"why": problem}
+        ):
+            _log.warning("message not allowed", device=peer.name, why=problem)
 
     def noted_gap(self, peer: Peer, gap: Gap) -> None:
         """Log messages that a device gave up."""
@@ -157,7 +258,7 @@ class Sessions:
         )  # fmt: skip
 
     def window(self) -> int:
-        """Return the window that new sessions are granted."""
+        """Return the window that sessions are granted, as far as the store goes."""
         return 0 if self.router.is_shut else WINDOW
 
     async def flush(self) -> None:
@@ -173,7 +274,7 @@ class Sessions:
 
     def _on_shut(self, is_shut: bool) -> None:
         for peer in list(self.live.values()):
-            peer.set_window(0 if is_shut else WINDOW)
+            peer.update_window()
 
     # -- the end -----------------------------------------------------------------------
 

@@ -50,12 +50,12 @@ class Names:
 
     def __init__(self, patterns: Iterable[str]):
         self.patterns = tuple(patterns)
-        self._known: dict[str, bool] = {}
+        self._known: dict[object, bool] = {}
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         found = self._known.get(name)
         if found is None:
-            found = any(fnmatchcase(name, pattern) for pattern in self.patterns)
+            found = any(fnmatchcase(str(name), pattern) for pattern in self.patterns)
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[name] = found

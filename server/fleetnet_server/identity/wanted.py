@@ -13,7 +13,7 @@ from pathlib import Path
 from fleetnet.errors import CredentialError
 from fleetnet_server.identity.authority import Authority, Issued
 from fleetnet_server.identity.requests import requested_key
-from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.identity.server_keys import FOLDER, WATCHED, ServerKeys
 
 _log = logging.getLogger("fleetnet.rotation")
 
@@ -53,7 +53,8 @@ class TrustFolder:
     def __init__(self, folder: Path, lifetime_s: float):
         self._folder = folder
         self._lifetime_s = lifetime_s
-        self._watched = (folder / "ca" / "authority.json", folder / "ca", folder / "server")
+        self._watched = [folder / "ca" / "authority.json", folder / "ca" / "ca.der"]
+        self._watched += [folder / FOLDER / name for name in WATCHED]
         self._stamp: tuple[object, ...] = ()
         self._trust: FleetTrust | None = None
 
@@ -62,7 +63,9 @@ class TrustFolder:
 
         A folder that cannot be read keeps what was read before, and says so in the log once.
         """
-        stamp = tuple(_stamp(path) for path in self._watched)
+        # A key that was taken away, or brought back, changes the folder of its CA.
+        authorities = sorted((self._folder / "ca").glob("[0-9]*"))
+        stamp = tuple(_stamp(path) for path in (*self._watched, *authorities))
         if stamp == self._stamp:
             return self._trust
         self._stamp = stamp

@@ -140,6 +140,10 @@ class TlsListener:
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
+    def use(self, context: Context) -> None:
+        """Give new connections another context; the others keep theirs."""
+        self.context = context
+
     def stop_accepting(self) -> None:
         """Take no new connections; the others go on."""
         if self._server is not None:

@@ -27,10 +27,12 @@ CORE_ROOTS = (
     "fleetnet.ports.micropython_dtls",
     "fleetnet.ports.micropython_tls",
     "fleetnet_device",
+    # Certificates end: no board is set up without what renews them.
+    "fleetnet_device.rotation",
 )
 # What modules of the core import only for a program that asks for the feature: listening,
-# sockets, cipher lists, the time from NTP, the spool. Anything else that they import inside a
-# function is needed by everybody sooner or later, and belongs to the core.
+# sockets, cipher lists, keys of its own, the time from NTP, the spool. Anything else that they
+# import inside a function is needed by everybody sooner or later, and belongs to the core.
 ON_REQUEST = (
     "fleetnet.ports.micropython_context",
     "fleetnet.ports.micropython_dtls_server",
@@ -38,7 +40,9 @@ ON_REQUEST = (
     "fleetnet.ports.micropython_sockets",
     "fleetnet.streams",
     "fleetnet.wrapping",
+    "fleetnet_device.csr",
     "fleetnet_device.ntp",
+    "fleetnet_device.p256",
     "fleetnet_device.sampler",
     "fleetnet_device.spool",
 )

@@ -13,19 +13,22 @@ from typing import Any
 
 import apsw
 
-from fleetnet_server.core.commands import Command, check_command
+from fleetnet_server.core.command_ports import DENIED, Command, check_command
 from fleetnet_server.core.configs import Config, check_document
 from fleetnet_server.errors import StoreError
 from fleetnet_server.identity.registry import Device
+from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.query import decode_value
 from fleetnet_server.store.sqlite import SqliteStore
+
+COMMAND = "command"  # in the audit log
 
 # An answer that did not come so long after the deadline will not come: its device is gone.
 _LOST_MS = 30 * 86_400_000
 
 _COMMAND = (
     "SELECT c.number, c.id, c.device, d.name, c.name, c.args, c.state, c.created_ms,"
-    " c.expires_ms, c.sent_boot, c.ended_ms, c.result"
+    " c.expires_ms, c.sent_boot, c.ended_ms, c.result, c.issuer"
     " FROM commands AS c JOIN devices AS d ON d.id = c.device "
 )
 _CONFIG = (
@@ -53,13 +56,15 @@ class CommandTable:
     # Commands
 
     def add(
-        self, device_id: int, name: str, args: Any, expires_ms: int, boot: int | None = None
-    ) -> str:
+        self, device_id: int, name: str, args: Any, expires_ms: int, boot: int | None = None,
+        issuer: str = "program",
+    ) -> str:  # fmt: skip
         """Keep a command and commit; return its id.
 
         Args:
             expires_ms: unix ms after which the device must not begin it.
             boot: it will be handed to this boot of the device at once; None: it waits.
+            issuer: who gives it, for the audit log.
 
         Raises:
             ValueError: name or arguments that no CALL can carry.
@@ -69,15 +74,32 @@ class CommandTable:
         values = (
             command_id, device_id, name, json.dumps(args, separators=(",", ":")),
             "queued" if boot is None else "sent", time.time_ns() // 1_000_000, expires_ms, boot,
+            issuer,
         )  # fmt: skip
+
+        def work(connection: apsw.Connection) -> None:
+            connection.execute(
+                "INSERT INTO commands(id, device, name, args, state, created_ms, expires_ms,"
+                " sent_boot, issuer) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                values,
+            )
+            device = connection.execute("SELECT name FROM devices WHERE id = ?", (device_id,)).get
+            # The arguments may be secret; they are with the command.
+            add_audit(connection, issuer, COMMAND, str(device), {"name": name, "id": command_id})
+
+        self._store.transact(work)
+        return command_id
+
+    def deny(self, command_id: str, why: str) -> None:
+        """End a command that was never sent, as the policy wants, and commit."""
+        values = (command_id, json.dumps([DENIED, why]), time.time_ns() // 1_000_000)
         self._store.transact(
             lambda connection: connection.execute(
-                "INSERT INTO commands(id, device, name, args, state, created_ms, expires_ms,"
-                " sent_boot) VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+                "UPDATE commands SET state = 'error', result = ?2, ended_ms = ?3"
+                " WHERE id = ?1 AND ended_ms IS NULL AND sent_boot IS NULL",
                 values,
             )
         )
-        return command_id
 
     def get(self, command_id: str) -> Command | None:
         """Return one command."""

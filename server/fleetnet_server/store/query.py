@@ -35,7 +35,8 @@ def _select(index: str) -> str:
     )
 
 
-_GOOD = f" AND m.kind & 127 = {READINGS} AND m.problem IS NULL"
+# A quarantined device's readings are kept back until it is enabled.
+_GOOD = f" AND d.state != 'quarantined' AND m.kind & 127 = {READINGS} AND m.problem IS NULL"
 _NARROW = (
     f"{_select('INDEXED BY messages_time')} m.device = ?1"
     f" AND m.t0 >= ?2 - {schema.WIDE_MS} AND m.t0 <= ?3"

@@ -102,7 +102,7 @@ FROM messages AS m
 JOIN devices AS d ON d.id = m.device
 JOIN epochs AS e ON e.id = m.epoch
 JOIN json_each(m.body, '$[3]') AS r
-WHERE m.kind & 127 = 16 AND m.problem IS NULL;
+WHERE m.kind & 127 = 16 AND m.problem IS NULL AND d.state != 'quarantined';
 """
 
 

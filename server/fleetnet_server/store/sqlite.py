@@ -8,7 +8,6 @@ into the next commit, before the messages that need it.
 Implements fleetnet_server.identity.registry.Registry.
 """
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +18,8 @@ from typing import Any, TypeVar
 import apsw
 
 from fleetnet_server.core.bodies import Message
-from fleetnet_server.errors import StoreError, StoreUnavailable
-from fleetnet_server.identity.names import check_device_name
-from fleetnet_server.identity.registry import DISABLED, ENABLED, Device
+from fleetnet_server.errors import StoreUnavailable
+from fleetnet_server.identity.registry import Device
 from fleetnet_server.store import schema
 from fleetnet_server.store.answers import apply_answers
 from fleetnet_server.store.batch import (
@@ -30,8 +28,15 @@ from fleetnet_server.store.batch import (
     newly_stored,
     undated_devices,
 )
+from fleetnet_server.store.registry import PROGRAM, DeviceTable
 
 Result = TypeVar("Result")
+
+# unix ms, actor, action, device, detail as JSON
+AuditRow = tuple[int, str, str, str | None, str]
+
+# Rows of the audit log that may wait for a store that is away: some 1 MB.
+MAX_AUDIT = 4096
 
 _UNAVAILABLE = (
     apsw.FullError,
@@ -59,6 +64,7 @@ class SqliteStore:
     Attributes:
         on_deferred: called on the loop's thread when something waits for the next commit
             without a message (set by Writer).
+        registry: its devices and certificates.
 
     Raises:
         StoreError: another program's file, or one of a newer layout.
@@ -85,6 +91,8 @@ class SqliteStore:
         )
         self._offsets: dict[tuple[int, int], int] = {}
         self._gaps: list[tuple[int, int, int, int, int, int]] = []
+        self._audit: list[AuditRow] = []
+        self.registry = DeviceTable(self)
 
     def __enter__(self) -> "SqliteStore":
         return self
@@ -100,73 +108,36 @@ class SqliteStore:
     # Registry
 
     def lookup(self, name: str) -> Device | None:
-        """Return the device of that name, None when it is not registered."""
-        row = self._first(
-            "SELECT id, name, state, grp, labels FROM devices "
-            "WHERE name = ? AND state != 'removed'",
-            (name,),
-        )
-        if row is None:
-            return None
-        revoked = self._read(
-            "SELECT serial FROM certificates WHERE device = ? AND revoked_ms IS NOT NULL",
-            (row[0],),
-        )
-        serials = frozenset(int(serial, 16) for (serial,) in revoked)
-        return Device(row[0], row[1], row[2], serials, row[3], json.loads(row[4]))
+        """Return the device of that name, None when it is not registered, or was removed."""
+        return self.registry.lookup(name)
+
+    def was_removed(self, name: str) -> bool:
+        """Say whether somebody removed a device of that name."""
+        return self.registry.was_removed(name)
+
+    def admit(self, name: str, state: str, serial: int, policy: str) -> None:
+        """Register a device that came by itself, and commit; see DeviceTable.admit."""
+        self.registry.admit(name, state, serial, policy)
 
     def devices(self) -> list[Device]:
         """Return every device by name."""
-        names = self._read("SELECT name FROM devices WHERE state != 'removed' ORDER BY name")
-        found = (self.lookup(name) for (name,) in names)
-        return [device for device in found if device is not None]
+        return self.registry.devices()
 
-    def add_device(self, name: str) -> Device:
-        """Register a device, enabled, and commit.
-
-        Raises:
-            IdentityError: the name breaks the rules of identity/names.py.
-            StoreError: a device of that name exists.
-            StoreUnavailable: nothing was stored.
-        """
-        check_device_name(name)
-        with self._lock:
-            if not self._write(
-                "INSERT INTO devices(name, created_ms) VALUES(?, ?) ON CONFLICT DO NOTHING",
-                (name, time.time_ns() // 1_000_000),
-            ):
-                raise StoreError(f"device {name!r} is already registered: choose another name")
-        device = self.lookup(name)
-        if device is None:
-            raise StoreError(f"device {name!r} was removed while it was being added: add it again")
-        return device
+    def add_device(self, name: str, actor: str = PROGRAM) -> Device:
+        """Register a device, enabled, and commit. Raises as DeviceTable.add."""
+        return self.registry.add(name, actor)
 
     def set_enabled(self, name: str, enabled: bool) -> None:
         """Enable or disable a device, and commit. Raises StoreError when it is unknown."""
-        with self._lock:
-            if not self._write(
-                "UPDATE devices SET state = ? WHERE name = ?",
-                (ENABLED if enabled else DISABLED, name),
-            ):
-                raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
+        self.registry.set_enabled(name, enabled)
 
     def add_certificate(self, device_id: int, serial: int, not_after_ms: int) -> None:
         """Note a certificate that was issued to a device, and commit."""
-        with self._lock:
-            self._write(
-                "INSERT OR REPLACE INTO certificates(serial, device, issued_ms, not_after_ms) "
-                "VALUES(?, ?, ?, ?)",
-                (f"{serial:x}", device_id, time.time_ns() // 1_000_000, not_after_ms),
-            )
+        self.registry.add_certificate(device_id, serial, not_after_ms)
 
     def revoke_certificate(self, serial: int) -> None:
         """Refuse a certificate from now on, and commit. Raises StoreError when it is unknown."""
-        with self._lock:
-            if not self._write(
-                "UPDATE certificates SET revoked_ms = ? WHERE serial = ?",
-                (time.time_ns() // 1_000_000, f"{serial:x}"),
-            ):
-                raise StoreError(f"certificate {serial:x} was not issued here")
+        self.registry.revoke_certificate(serial)
 
     # Epochs, boots, gaps
 
@@ -239,10 +210,26 @@ class SqliteStore:
         )
         return None if row is None else int(row[0])
 
+    def defer_audit(self, row: AuditRow) -> bool:
+        """Write (unix ms, actor, action, device, detail as JSON) with the next commit.
+
+        False: MAX_AUDIT rows wait already, and this one was not taken.
+        """
+        if len(self._audit) >= MAX_AUDIT:
+            return False
+        self._audit.append(row)
+        self._deferred()
+        return True
+
+    @property
+    def audit_room(self) -> int:
+        """How many rows ``defer_audit`` would take now."""
+        return MAX_AUDIT - len(self._audit)
+
     @property
     def has_deferred(self) -> bool:
         """Something waits for the next commit."""
-        return bool(self._new_epochs or self._gaps or self._offsets)
+        return bool(self._new_epochs or self._gaps or self._offsets or self._audit)
 
     # The commit
 
@@ -260,11 +247,12 @@ class SqliteStore:
         with self._lock:
             epochs = list(self._new_epochs.items())
             gaps = self._gaps[:]
+            audit = self._audit[:]
             offsets = list(self._offsets.items())
             try:
                 connection = self._connection()
                 connection.execute("BEGIN IMMEDIATE")
-                self._write_deferred(connection, epochs, gaps)
+                self._write_deferred(connection, epochs, gaps, audit)
                 before = connection.total_changes()
                 insert(connection, batch)
                 stored = connection.total_changes() - before
@@ -285,6 +273,7 @@ class SqliteStore:
         for key, _number in epochs:
             del self._new_epochs[key]
         del self._gaps[: len(gaps)]
+        del self._audit[: len(audit)]
         with self._deferring:  # a newer offset that came meanwhile stays
             for boot, offset in offsets:
                 if self._offsets[boot] == offset:
@@ -352,20 +341,12 @@ class SqliteStore:
             self._writable = schema.open_writable(self.path)
         return self._writable
 
-    def _write(self, sql: str, values: tuple[str | int, ...]) -> int:
-        """Run one statement as its own transaction; return the number of changed rows."""
-        try:
-            connection = self._connection()
-            connection.execute(sql, values)
-            return connection.changes()
-        except _UNAVAILABLE as error:
-            raise StoreUnavailable(f"{self.path} cannot be written: {error}") from error
-
     def _write_deferred(
         self,
         connection: apsw.Connection,
         epochs: Iterable[tuple[tuple[int, bytes], int]],
         gaps: Iterable[tuple[int, int, int, int, int, int]],
+        audit: Iterable[AuditRow],
     ) -> None:
         for (device_id, epoch), number in epochs:
             connection.execute(
@@ -373,6 +354,10 @@ class SqliteStore:
             )
         for gap in gaps:
             connection.execute("INSERT OR REPLACE INTO gaps VALUES(?, ?, ?, ?, ?, ?)", gap)
+        for row in audit:
+            connection.execute(
+                "INSERT INTO audit(at_ms, actor, action, device, detail) VALUES(?, ?, ?, ?, ?)", row
+            )
 
     def _roll_back(self, reopen: bool) -> None:
         connection = self._writable

@@ -44,6 +44,7 @@ class Link:
         self.is_open = True
         self.states: list[State] = []
         self.byes: list[int] = []
+        self.rules = None
 
     def send_live(self, kind: int, payload: bytes) -> bool:
         assert kind == wire.BLOB_STATE

@@ -32,6 +32,7 @@ class Peer:
 
     device_id = 1
     name = "cam-1"
+    rules = None
 
     def __init__(self, capabilities: int = CAN_COMMAND | CAN_CONFIGURE):
         self.capabilities = capabilities

@@ -177,7 +177,7 @@ async def try_connect(runtime: Interpreter | None, bundle: Path) -> str:
     """Run a device program once; return "acknowledged" or the name of its error."""
     process = await asyncio.create_subprocess_exec(
         sys.executable if runtime is None else runtime.path,
-        str(ROOT / "tests" / "end_to_end" / "try_connect.py"), str(bundle), "1",
+        str(ROOT / "tests" / "fail_closed" / "try_connect.py"), str(bundle), "1",
         env=device_environment(), stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, _ = await asyncio.wait_for(process.communicate(), 30)

@@ -1,0 +1,113 @@
+"""The policy at work on messages: which are taken as they are, and how many.
+
+What a group may do is in identity/policy.py. A peer knows the rules of its group; without
+rules nothing here is called.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from fleetnet.frame import EVENT, LOG, OPTIONAL, RAW, READINGS
+from fleetnet_server.core.bodies import POLICY, Inspected, inspect_body
+from fleetnet_server.identity.policy import Rules
+
+# What a device says by itself; answers and its identity's own matters have limits of their own.
+_DATA = frozenset((READINGS, RAW, EVENT, LOG))
+
+# A bucket that ran empty is used again when so much of it is full: fewer and larger windows.
+_REFILL = 0.25
+
+
+def inspect_restricted(
+    rules: Rules,
+    kind: int,
+    body: bytes,
+    offset_of_boot: Callable[[int], int | None],
+    received_ms: int,
+) -> Inspected:
+    """Inspect a body as core/bodies.py does, and under its group's rules.
+
+    What is forbidden becomes a problem: the message is stored as it came and acknowledged, so
+    that the device does not send it for ever, and no reader of readings sees it.
+    """
+    most = rules.max_message
+    if most is not None and len(body) > most and kind & ~OPTIONAL in _DATA:
+        problem = f"{POLICY}more than {most} B, the most that its group may send"
+        return Inspected(received_ms, received_ms, problem, body)
+    return inspect_body(kind, body, offset_of_boot, received_ms, rules.channels)
+
+
+class Bucket:
+    """A token bucket: ``rate`` messages a second, and as many at once.
+
+    It may be overdrawn by what was under way when it ran empty; that is paid back before it
+    opens again, so the rate holds over any longer time.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    __slots__ = ("_at", "_clock", "level", "rate", "size")
+
+    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic):
+        self.rate = rate
+        self.size = max(1.0, rate)
+        self.level = self.size
+        self._clock = clock
+        self._at = clock()
+
+    def take(self) -> bool:
+        """Count one message; False: the next one has to wait."""
+        self.refill()
+        self.level -= 1.0
+        return self.level >= 1.0
+
+    def refill(self) -> float:
+        """Return how many messages there is room for now."""
+        now = self._clock()
+        self.level = min(self.size, self.level + (now - self._at) * self.rate)
+        self._at = now
+        return self.level
+
+    def wait_s(self) -> float:
+        """Return after how many seconds a bucket that ran empty is to be used again."""
+        goal = max(1.0, _REFILL * self.size)
+        return max(0.0, (goal - self.refill()) / self.rate)
+
+
+class Pace:
+    """Holds one session to its bucket, by the window that it is offered.
+
+    Args:
+        changed: called when ``room`` may be another one.
+    """
+
+    __slots__ = ("_bucket", "_changed", "_is_held")
+
+    def __init__(self, bucket: Bucket, changed: Callable[[], None]):
+        self._bucket = bucket
+        self._changed = changed
+        self._is_held = False
+
+    def count(self) -> None:
+        """A message came: halt the device when it sends too fast."""
+        if not self._bucket.take() and not self._is_held:
+            self._is_held = True
+            asyncio.get_running_loop().call_later(self._bucket.wait_s(), self._let_go)
+            self._changed()
+
+    def room(self, window: int) -> int:
+        """Return how many messages a stream may be under way, ``window`` at most; 0: none.
+
+        As many as the bucket has room for; what is too much, on several streams, is paid back.
+        """
+        return 0 if self._is_held else min(window, max(1, int(self._bucket.refill())))
+
+    def _let_go(self) -> None:
+        wait_s = self._bucket.wait_s()
+        if wait_s > 0:
+            asyncio.get_running_loop().call_later(wait_s, self._let_go)
+        else:
+            self._is_held = False
+            self._changed()
