@@ -87,18 +87,18 @@ async def test_untrusted_certificate_is_rejected_by_alert(
     case: str, link: str, runtime: object, pki: Pki, tmp_path: Path
 ) -> None:
     credential, alert, alert_13 = UNTRUSTED_DEVICES[case]
-    expected = alert_13 if link == "tls1.3" else alert
-    if link == "tls1.3" and runtime is not None:
-        expected = None  # mbedTLS hides it: "rejected, reason not given"
+    expected = {alert}
+    if link == "tls1.3":
+        # mbedTLS hides it: "rejected, reason not given". A board's firmware speaks TLS 1.2 only.
+        expected = {alert_13} if runtime is None else {None, alert}
     async with backend(pki, tmp_path / "fleet", link) as running:
         number = running.dtls_port if link == "dtls" else running.tls_port
         device = getattr(pki, credential) if credential else None
         bundle = write_bundle(tmp_path / "bundle", pki.ca, device, link, number)
         lines = await run_device(runtime, bundle)
         assert {line[0] for line in lines} == {"Rejected"}, lines
-        assert {line[1] for line in lines} == {expected}, lines
-        if expected is None:
-            assert all("reason not given" in str(line[3]) for line in lines), lines
+        assert {line[1] for line in lines} <= expected, lines
+        assert all("reason not given" in str(line[3]) for line in lines if line[1] is None), lines
         assert running.router.received == 0
 
 

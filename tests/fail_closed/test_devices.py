@@ -53,15 +53,16 @@ async def test_a_sly_certificate_is_refused(
     case: str, link: str, runtime: object, pki: Pki, tmp_path: Path
 ) -> None:
     alert, reason = DEVICES[case]
+    expected = {(alert, reason)}
     if link == "tls1.3" and runtime is not None:
-        alert = None  # mbedTLS hides it
+        expected.add((None, reason))  # mbedTLS hides it; a board's firmware speaks TLS 1.2 only
     async with backend(pki, tmp_path / "fleet", link) as running:
         running.store.add_device("press-7")
         number = running.dtls_port if link == "dtls" else running.tls_port
         bundle = write_bundle(tmp_path / "bundle", pki.ca, device_of(case, pki), link, number)
         lines = await run_device(runtime, bundle, TRIES)
         assert {line[0] for line in lines} == {"Rejected"}, lines
-        assert {(line[1], line[2]) for line in lines} == {(alert, reason)}, lines
+        assert {(line[1], line[2]) for line in lines} <= expected, lines
         assert running.router.received == 0
 
 

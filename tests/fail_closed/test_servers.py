@@ -4,6 +4,8 @@ Real devices on MicroPython and CPython, over TLS 1.2, TLS 1.3 and DTLS, against
 which each has one thing wrong. test_certificates.py has the commonest of them.
 """
 
+import json
+import secrets
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,24 @@ async def test_without_an_anchor_nothing_is_tried(
         lines = await run_device(runtime, bundle, TRIES)
         assert {line[0] for line in lines} == {"CredentialError"}, lines
         assert all("ca.der" in str(line[3]) for line in lines), lines
+        assert ears.heard == 0
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES, ids=name_of)
+@pytest.mark.parametrize("link", LINKS)
+async def test_a_server_without_our_pre_shared_key_hears_nothing(
+    link: str, runtime: object, pki: Pki, tmp_path: Path
+) -> None:
+    """It has a good certificate: a device that goes by a key must not settle for that."""
+    async with listener(pki.server, pki.ca, link) as (number, ears):
+        bundle = write_bundle(tmp_path / "bundle", pki.ca, None, link, number)
+        (bundle / "ca.der").unlink()
+        config = json.loads((bundle / "config.json").read_text())
+        config["psk"] = {"identity": "press-7.1", "key": secrets.token_hex(16)}
+        (bundle / "config.json").write_text(json.dumps(config))
+        lines = await run_device(runtime, bundle, TRIES)
+        has_psk = runtime is None or "psk" in runtime.features  # type: ignore[attr-defined]
+        assert {line[0] for line in lines} <= (NO_TALK if has_psk else {"Unsupported"}), lines
         assert ears.heard == 0
 
 

@@ -25,7 +25,8 @@ from fleetnet_device.credentials import Credentials
 
 def context_of(credentials):
     """Return the bundle's context; without a certificate when the bundle has none."""
-    if "cert.der" in os.listdir(credentials.folder):
+    files = os.listdir(credentials.folder)
+    if "ca.der" not in files or "cert.der" in files:
         return credentials.context(credentials.transport == "dtls", False)
     return client_context(
         credentials.folder + "/ca.der", datagram=credentials.transport == "dtls"
