@@ -35,6 +35,8 @@ from fleetnet_device.identity_slots import Identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from fleetnet_device.core import DeviceCore
     from fleetnet_device.credentials import Server
 
@@ -56,13 +58,7 @@ async def run(device: "DeviceCore", server: "Server") -> None:
     """
     credentials = device.credentials
     claim = credentials.claim or {}
-    if not claim.get("token") or not claim.get("port") or not credentials.pins:
-        raise CredentialError(
-            'config.json: "claim" needs a token, a port, and "pins": '
-            "`fleetnet device claim` writes them"
-        )
-    if not device.flash:
-        raise CredentialError("a claim needs flash: give Device a folder, as spool= or bundle")
+    _check(claim, bool(credentials.pins), device.flash)
     try:
         csr = await device.part("identity").slots.request(_NUMBER, device.name)
     except ImportError:
@@ -86,6 +82,17 @@ async def run(device: "DeviceCore", server: "Server") -> None:
         if request.answer is None:
             raise
     _install(device, request.answer)
+
+
+def _check(claim: "dict[str, Any]", has_pins: bool, flash: str) -> None:
+    """Raise CredentialError for a claim that cannot be made."""
+    if not claim.get("token") or not claim.get("port") or not has_pins:
+        raise CredentialError(
+            'config.json: "claim" needs a token, a port, and "pins": '
+            "`fleetnet device claim` writes them"
+        )
+    if not flash:
+        raise CredentialError("a claim needs flash: give Device a folder, as spool= or bundle")
 
 
 class _Request:

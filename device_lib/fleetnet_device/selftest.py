@@ -58,7 +58,8 @@ async def check(bundle: str, timeout_ms: int = 30_000) -> "dict[str, Any]":
     try:
         device = Device(bundle, linger_ms=0)
         result["name"] = device.name
-        device.credentials.context(device.credentials.transport != "tls", False)
+        if not device.credentials.claim:  # else there is nothing to load yet
+            device.credentials.context(device.credentials.transport != "tls", False)
         began = _passed(result, "credentials", "connect", began)
         await _connect(device, timeout_ms)
         began = _passed(result, "connect", "acknowledge", began)

@@ -29,6 +29,7 @@ from fleetnet_server.core.sessions import Sessions
 from fleetnet_server.core.watch import Watch
 from fleetnet_server.crls import Crls
 from fleetnet_server.errors import FolderError
+from fleetnet_server.identity.crl_folder import CrlFolder
 from fleetnet_server.identity.expiry import Expiry
 from fleetnet_server.identity.policy import PolicyFile, Rules
 from fleetnet_server.identity.psk import FindKey
@@ -78,6 +79,7 @@ class Backend:
 
     async def __aenter__(self) -> "Backend":
         self.policy = PolicyFile(self.folder)
+        lists = CrlFolder(self.folder)
         self._lock = self._take_lock()
         settings = self.settings
         self.store = SqliteStore(settings.store_path(self.folder))
@@ -89,6 +91,20 @@ class Backend:
             max_rows=settings.commit_rows,
         )
         self.router.writer = self.writer
+        self._make_services()
+        try:
+            await self._listen()
+        except BaseException:
+            await self._lookout.stop()
+            await self.writer.close()
+            self._blob_files.close()
+            self.store.close()
+            self._lock.close()
+            raise
+        return self
+
+    def _make_services(self) -> None:
+        settings = self.settings
         table = CommandTable(self.store)
         self.audit = Audit(self.store)
         self.commands = Commands(table, self._rules, self.audit)
@@ -116,23 +132,14 @@ class Backend:
             datagram_keepalive_ms=int(settings.dtls_keepalive_s * 1000),
         )
         # First: whoever may no longer be here goes, whatever the others meet.
-        watch = Watch(AuditTable(self.store), self.policy, self.sessions, self.audit)
+        changes = AuditTable(self.store)
+        watch = Watch(changes, self.policy, lists, self.sessions, self.audit)
         self._lookout = Lookout(
             (
                 watch, self.commands, self.configs, self.psks, self.rotations, self.enrolment,
                 crls, self.audit,
             )
         )  # fmt: skip
-        try:
-            await self._listen()
-        except BaseException:
-            await self._lookout.stop()
-            await self.writer.close()
-            self._blob_files.close()
-            self.store.close()
-            self._lock.close()
-            raise
-        return self
 
     async def __aexit__(
         self,
@@ -160,6 +167,9 @@ class Backend:
     async def _listen(self) -> None:
         settings = self.settings
         ServerKeys(self.folder).finish()
+        self._upkeep = Upkeep(self.folder, settings, self.store, self.audit.note)
+        # Before the first device comes: a server that was off for long may have an old one.
+        await self._upkeep.renew()
         self.psks.live = self.sessions.live
         find_key: FindKey | None = FindKey(self.folder, PskTable(self.store).find)
         if missing := missing_psk_names():
@@ -177,8 +187,8 @@ class Backend:
             self.listeners.add_enrolment(self.enrolment.accept)
         await self.listeners.start()
         self._lookout.add(self.listeners)
-        self._upkeep = Upkeep(self.folder, settings, self.store, self.audit.note)
         self.listeners.on_reload = self._on_reload
+        self._upkeep.start()
         self.tls_port = self.tls.port
         self.dtls_port = self.dtls.port
         _log.info("listening", bind=settings.bind, tls=self.tls_port, dtls=self.dtls_port)

@@ -72,7 +72,7 @@ def renew_if_due(folder: Path, lifetime: timedelta | None, now_ms: int) -> Renew
 
 
 class Upkeep:
-    """Runs beside the listeners until it is stopped.
+    """Runs beside the listeners, from ``start`` to ``stop``.
 
     Args:
         note: audit log, function(actor, action, device, detail).
@@ -88,6 +88,11 @@ class Upkeep:
         self._news = asyncio.Event()
         self._said_at: float | None = None
         self._retry_s = _RETRY_S
+        self._problem = ""
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look after the certificates."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def wake(self) -> None:
@@ -96,8 +101,9 @@ class Upkeep:
 
     async def stop(self) -> None:
         """End it; a renewal under way is completed."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     def expiries(self) -> list[Expiry]:
         """Return when each certificate ends, the nearest first.
@@ -114,7 +120,7 @@ class Upkeep:
 
     async def _run(self) -> None:
         while True:
-            wait_s = await self._renew()
+            wait_s = await self.renew()
             self._say_daily()
             self._news.clear()
             try:
@@ -123,7 +129,8 @@ class Upkeep:
             except TimeoutError:
                 pass
 
-    async def _renew(self) -> float:
+    async def renew(self) -> float:
+        """Renew if it is due; return after how many seconds to look again. Problems are logged."""
         now_ms = time.time_ns() // 1_000_000
         try:
             done = await asyncio.to_thread(renew_if_due, self._folder, self._lifetime, now_ms)
@@ -132,8 +139,7 @@ class Upkeep:
             wait_s, self._retry_s = self._retry_s, min(2 * self._retry_s, _LONGEST_S)
             return wait_s
         self._retry_s = _RETRY_S
-        if done.problem:
-            _log.warning("server certificate ends and is not renewed", reason=done.problem)
+        self._problem = done.problem
         if done.keys is not None:
             serial = f"{done.keys.serial:x}"
             _log.info("server certificate renewed", serial=serial, until=_date(done.keys))
@@ -151,6 +157,8 @@ class Upkeep:
             _log.error("expiry of certificates unknown", reason=str(error))
             return
         self._said_at = now
+        if self._problem:
+            _log.warning("server certificate ends and is not renewed", reason=self._problem)
         say(found)
 
 

@@ -3,144 +3,25 @@
 The whole Device against a scripted back-end in virtual time (virtual_world.py).
 """
 
-import json
 import os
 import sys
 
 FOLDER = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."
 sys.path.insert(0, FOLDER)
-from part_device import remove, scratch, store  # noqa: E402
-from virtual_world import ANCHOR, NOW_MS, PIN, Server, VirtualWorld  # noqa: E402
+from part_device import remove, store  # noqa: E402
+from rotation_story import OLD, Story, certificate, install, key, make_key  # noqa: E402
+from virtual_world import ANCHOR  # noqa: E402
 
 from fleetnet.credential import (  # noqa: E402
     FAILED,
-    INSTALL,
-    REFUSED,
     REQUEST,
     REQUESTED,
     RETIRE,
     RETIRED,
     Credential,
     decode_credential_state,
-    encode_credential,
 )
-from fleetnet.errors import CredentialError  # noqa: E402
-from fleetnet.frame import CREDENTIAL  # noqa: E402
-from fleetnet_device import Device, csr, enrol, p256, rotation, saved  # noqa: E402
-
-OLD = b"\x30\x03old"
-
-
-def certificate(number):
-    return b"\x30\x0dcertificate %d" % number
-
-
-def key(number):
-    return b"\x30\x05key %d" % number
-
-
-def install(number, **more):
-    """INSTALL with a pair of the server's making."""
-    made = Credential(INSTALL, number, certificate(number), key(number), [ANCHOR], [PIN])
-    for name in more:
-        setattr(made, name, more[name])
-    return made
-
-
-async def make_key():
-    return b"p" * 32, b"\4" + b"q" * 64
-
-
-async def make_request(name, private, public):
-    assert (private, public) == await make_key()
-    return b"\x30\x03csr"
-
-
-def check(identity, name):
-    if b"other" in identity.certificate:
-        raise CredentialError("certificate is for other")
-
-
-class Story(VirtualWorld):
-    """A device with a bundle on a scratch flash; ``config`` goes into config.json."""
-
-    def __init__(self, has_pair=True, transport="tls", **config):
-        VirtualWorld.__init__(self, Server(OLD))
-        self.folder = scratch()
-        self.config = {
-            "name": "cam-1", "host": "h", "tls_port": 1, "dtls_port": 2, "transport": transport,
-            "made_ms": 7, "pins": ["50" * 32],
-        }  # fmt: skip
-        self.config.update(config)
-        self.options = {}
-        self.device = None
-        self.write_config()
-        if has_pair:
-            for name, content in (("cert.der", OLD), ("key.der", b"k"), ("ca.der", ANCHOR)):
-                store(self.folder + "/" + name, content)
-
-    def write_config(self):
-        store(self.folder + "/config.json", json.dumps(self.config).encode())
-
-    async def boot(self, **options):
-        self.options = options or self.options
-        self.device = Device(self.folder, linger_ms=0, **self.options)
-        await self.device.start()
-        return self.device
-
-    async def power_cut(self):
-        for task in self.device._tasks:
-            task.cancel()
-        self.server.links = []
-        await self.pass_ms(1)
-
-    async def online(self, **options):
-        """Boot, and wait for the session."""
-        before = len(self.server.opened)
-        await self.boot(**options)
-        await self.until(lambda: len(self.server.opened) > before)
-        await self.pass_ms(1)
-
-    def say(self, credential):
-        self.server.say(CREDENTIAL, encode_credential(credential))
-
-    def states(self):
-        """(state, number) of what the device said; forgotten then."""
-        found = [decode_credential_state(body) for body in self.server.states]
-        self.server.states = []
-        return [(each.state, each.number) for each in found]
-
-    def sessions(self):
-        """(certificate, identity number) of each session."""
-        return [each[:2] for each in self.server.opened]
-
-    def flash(self):
-        """Names on the flash of what is not the bundle's."""
-        return sorted([name for name in os.listdir(self.folder) if "identity" in name])
-
-    async def rotate(self, number):
-        """A rotation that goes well, up to the new session."""
-        self.server.accepted.append(certificate(number))
-        before = len(self.server.opened)
-        self.say(install(number))
-        await self.until(lambda: len(self.server.opened) > before)
-        await self.pass_ms(10)
-
-    async def retire(self, number):
-        self.say(Credential(RETIRE, number))
-        await self.until(lambda: self.server.states)
-
-    def __enter__(self):
-        VirtualWorld.__enter__(self)
-        self._real = (p256.make_key, csr.make_request, rotation.check, enrol.check)
-        p256.make_key, csr.make_request = make_key, make_request
-        rotation.check = enrol.check = check
-        return self
-
-    def __exit__(self, kind, error, trace):
-        p256.make_key, csr.make_request, rotation.check, enrol.check = self._real
-        VirtualWorld.__exit__(self, kind, error, trace)
-        remove(self.folder)
+from fleetnet_device import Device, csr, identity_slots, saved  # noqa: E402
 
 
 async def test_a_rotation_over_both_transports():
@@ -446,6 +327,7 @@ async def test_a_flash_that_lies_or_fails_changes_nothing():
     for broken in (lambda path, content: None, fail):
         with Story() as story:
             await story.online()
+            story.server.accepted.append(certificate(1))
             saved.write = broken
             try:
                 story.say(install(1))
@@ -495,113 +377,19 @@ async def test_another_spool_folder_does_not_lose_the_identity():
         remove(story.folder + "/spool")
 
 
-async def test_from_a_pre_shared_key_to_a_certificate():
-    psk = {"identity": "cam-1.1", "key": "00" * 32}
-    with Story(has_pair=False, psk=psk) as story:
-        story.server.accepted = ["cam-1.1"]
-        await story.online()
-        assert story.sessions() == [("cam-1.1", 0)]
-        await story.rotate(1)
-        assert story.sessions()[-1] == (certificate(1), 1)
-        story.server.accepted = [certificate(1)]
-        await story.power_cut()
-        await story.online()
-        assert story.sessions()[-1] == (certificate(1), 1)
-        await story.power_cut()
-
-
-# -- claims ------------------------------------------------------------------------------
-
-
-def claimed(story, answer):
-    """The server answers claims with ``answer``."""
-
-    def on_state(body):
-        state = decode_credential_state(body)
-        assert (state.token, state.number, state.csr) == ("TOKEN", 1, b"\x30\x03csr")
-        assert "identity-key" in os.listdir(story.folder), "the key is kept first"
-        if answer is not None:
-            story.say(answer)
-
-    story.server.on_state = on_state
-    story.server.accepted = [certificate(1)]
-
-
-CLAIM = {"token": "TOKEN", "port": 3}
-
-
-async def test_a_claim_by_a_device_without_a_date():
-    with Story(has_pair=False, claim=CLAIM, made_ms=NOW_MS - 1_000_000) as story:
-        story.own_ms = 946_684_800_000  # the year 2000
-        claimed(story, install(1, key=b""))
-        began = story.now
-        story.server.held = (certificate(1),)
-        await story.boot()
-        await story.until(lambda: len(story.contexts) == 2)
-        # The answer to HELLO told the time, before the certificate is used.
-        assert abs(story.device.clock.unix_ms() - NOW_MS - story.now) < 1_000
-        story.server.held = ()
-        await story.until(lambda: story.server.opened)
-        assert story.now - began < 10_000
-        assert [number for number, _ in story.contexts] == [3, 1]
-        first, second = [context for _, context in story.contexts]
-        assert first.certificate is None and first.pins == ["50" * 32]
-        assert first.anchors == [] and not first.datagram
-        # No RTC took the time: known by its pins still. The time itself is the server's.
-        assert (second.certificate, second.pins) == (certificate(1), [PIN])
-        assert second.key == csr.sec1(*(await make_key()))
-        await story.power_cut()
-        story.own_ms = NOW_MS
-        await story.online()
-        assert story.contexts[-1][1].pins is None and story.contexts[-1][1].anchors == [ANCHOR]
-        assert story.server.opened[-1] == (certificate(1), 1, 0x30)
-        await story.power_cut()
-
-
-async def test_a_claim_whose_answer_is_lost_is_made_again_with_the_same_key():
-    with Story(has_pair=False, claim=CLAIM) as story:
-        claimed(story, None)
-        await story.boot()
-        await story.until(lambda: story.server.states)
-        await story.power_cut()
-        claimed(story, install(1, key=b""))
-        await story.online()
-        assert story.server.states[0] == story.server.states[1]
-        await story.power_cut()
-
-
-async def test_an_answer_in_front_of_a_cut_counts():
-    with Story(has_pair=False, claim=CLAIM) as story:
-        claimed(story, install(1, key=b""))
-        answer = story.server.on_state
-
-        def on_state(body):
-            link = story.server.current()
-            answer(body)
-            link.close()
-
-        story.server.on_state = on_state
-        await story.online()
-        assert len(story.server.claims) == 1
-        await story.power_cut()
-
-
-async def test_claims_that_are_not_granted():
-    with Story(has_pair=False, claim=CLAIM) as story:
-        claimed(story, Credential(REFUSED, 1, reason="used up"))
-        await story.boot()
-        await story.until(lambda: story.device.last_error is not None)
-        assert "claim refused: used up" in str(story.device.last_error)
-        assert story.device.state == "refused" and story.server.opened == []
-        await story.power_cut()
-    with Story(has_pair=False, claim=CLAIM, pins=["00" * 32]) as story:
-        await story.boot()
-        await story.until(lambda: story.device.last_error is not None)
-        assert type(story.device.last_error).__name__ == "WrongPin" and story.server.claims == []
-        await story.power_cut()
-    for config in ({"claim": {"token": "T"}}, {"claim": CLAIM, "pins": []}):
-        with Story(has_pair=False, **config) as story:
-            await story.boot()
-            await story.until(lambda: story.device.last_error is not None)
-            assert "fleetnet device claim" in str(story.device.last_error)
+async def test_a_board_without_the_parts_that_make_keys():
+    real = identity_slots.Slots.request
+    identity_slots.Slots.request = lacking
+    try:
+        with Story(own_key=True) as story:
+            await story.online()
+            story.say(Credential(REQUEST, 1))
+            await story.until(lambda: story.server.states)
+            assert story.states() == [(FAILED, 1)]
             await story.power_cut()
+    finally:
+        identity_slots.Slots.request = real
+
+
+async def lacking(slots, number, name):
+    raise ImportError("no module named 'fleetnet_device.csr'")

@@ -12,6 +12,7 @@ import pytest
 
 from end_to_end.device_process import DeviceProcess, until
 from end_to_end.fleet import Fleet, name_of, runtimes
+from end_to_end.operating import audit, fleetnet
 from end_to_end.store_check import faults_of, faults_of_keys
 from fleetnet_server.store import schema
 from fleetnet_server.store.query import query
@@ -29,24 +30,6 @@ CASES = {
     "revoke": "certificate is revoked",
     "remove": "device is not registered",
 }
-
-
-async def fleetnet(fleet: Fleet, *arguments: str, code: int = 0) -> str:
-    """Run a command beside the server; return what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        *fleet.command(*arguments),
-        env=fleet.environment(),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode == code, (arguments, out, err)
-    return out.decode()
-
-
-async def audit(fleet: Fleet, action: str) -> list[dict[str, object]]:
-    text = await fleetnet(fleet, "audit", "--action", action, "--json")
-    return [json.loads(line) for line in text.splitlines()]
 
 
 async def until_rejected(device: DeviceProcess, text: str, timeout_s: float) -> float:
@@ -106,7 +89,7 @@ async def test_a_live_session_ends_with_its_reason(
     assert row["device"] == "out-1"
     assert str(row["actor"]).startswith("cli")
     refused = await audit(fleet, "device-refused")
-    assert refused[0]["detail"]["reason"] == CASES[case]  # type: ignore[index]
+    assert refused[0]["detail"]["reason"] == CASES[case]
 
 
 @pytest.mark.parametrize("link", LINKS)

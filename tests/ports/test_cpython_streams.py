@@ -16,6 +16,7 @@ from fleetnet.errors import (
     FleetError,
     HandshakeTimeout,
     LinkClosed,
+    TrustError,
     Unreachable,
     Unsupported,
     WrongCA,
@@ -100,7 +101,7 @@ async def test_tls_and_plain_streams_echo(pki: Pki) -> None:
         ("server_future", CertificateNotYetValid),
         ("server_elsewhere", WrongName),
         ("server_of_other_ca", WrongCA),
-        ("device", WrongCA),
+        ("device", TrustError),
     ],
 )
 async def test_no_byte_goes_to_a_server_that_is_not_trusted(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from fleetnet.errors import UNKNOWN_DEVICE, FleetError
 from fleetnet.events import Refused
@@ -234,6 +235,28 @@ async def test_the_server_renews_its_own_certificate(fleet: Path) -> None:
         ("server", "server-certificate-renewed", f"{after.serial:x}"),
         ("server", "certificates-reloaded", f"{after.serial:x}"),
     ]
+
+
+async def test_a_certificate_that_ended_while_the_server_was_off_is_renewed_first(
+    fleet: Path,
+) -> None:
+    """Before the first device can meet it."""
+    keys, authority = ServerKeys(fleet), Authority.load(fleet)
+    leaf = x509.load_der_x509_certificate(keys.cert)
+    begin = leaf.not_valid_before_utc - timedelta(days=900)
+    builder = x509.CertificateBuilder(
+        leaf.issuer, leaf.subject, leaf.public_key(), leaf.serial_number,  # type: ignore[arg-type]
+        begin, begin + timedelta(days=825), list(leaf.extensions),
+    )  # fmt: skip
+    signer = serialization.load_der_private_key(authority.generations[1].issuing.key, None)
+    ended = builder.sign(signer, hashes.SHA256())  # type: ignore[arg-type]
+    der = ended.public_bytes(serialization.Encoding.DER)
+    (fleet / "server" / "cert.der").write_bytes(der)
+    (fleet / "server" / "chain.pem").write_bytes(authority.server_chain(der))
+    assert ServerKeys(fleet).not_after_ms < time.time() * 1000
+    async with Backend(fleet, settings()) as backend:
+        serials = await connect(backend, fleet)
+        assert serials == [ServerKeys(fleet).serial] * 2 != [keys.serial] * 2
 
 
 def test_when_a_renewal_is_due_and_when_it_is_not_ours(fleet: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import click
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fleetnet.errors import CredentialError
 from fleetnet_server.cli.cert_tools import colons
@@ -158,7 +159,7 @@ def _write(path: Path, chosen: x509.Certificate) -> None:
 
 
 def _save_chain(path: Path, chain: list[x509.Certificate]) -> None:
-    pem = b"".join(one.public_bytes(formats.serialization.Encoding.PEM) for one in chain)
+    pem = b"".join(one.public_bytes(Encoding.PEM) for one in chain)
     try:
         replace_file(path, pem, PUBLIC)
     except OSError as error:

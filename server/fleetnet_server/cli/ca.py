@@ -27,6 +27,7 @@ from fleetnet_server.identity.generations import (
     write_ledger,
 )
 from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.store.expiry import devices_with_marks
 from fleetnet_server.store.sqlite import SqliteStore
 
 # How many devices a refusal names before it counts the rest.
@@ -98,7 +99,7 @@ def show(folder: Path, as_json: bool) -> None:
     settings = load_settings(folder)
     authority = Authority.load(folder)
     with SqliteStore(settings.store_path(folder)) as store:
-        waiting = rollover.lagging(folder, store, authority)
+        waiting = rollover.lagging(folder, devices_with_marks(store), authority)
         total = len([one for one in store.devices() if one.state in ("enabled", "quarantined")])
     document = {
         "phase": rollover.phase(authority),
@@ -240,7 +241,7 @@ def _refuse_second(folder: Path) -> None:
 
 
 def _refuse_lagging(folder: Path, store: SqliteStore) -> None:
-    waiting = rollover.lagging(folder, store, Authority.load(folder))
+    waiting = rollover.lagging(folder, devices_with_marks(store), Authority.load(folder))
     if not waiting:
         return
     names = ", ".join(waiting[:_NAMED])

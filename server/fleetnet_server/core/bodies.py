@@ -104,13 +104,12 @@ def inspect_body(
     Args:
         kind: frame kind; the optional bit is ignored. Kinds without a layout are kept as
             bytes, dated by their arrival.
-        body: the message as it left the session, 0 to 65,536 bytes.
+        body: as it left the session, 0 to 65,536 bytes.
         offset_of_boot: unix ms minus uptime ms of a boot of this device, None when unknown.
         received_ms: unix ms of arrival.
         allowed: channels and names of events that its device may use; None: any.
 
-    Raises:
-        Nothing that depends on ``body``.
+    Raises nothing that depends on ``body``.
 
     Cost: about 1 us for one reading of 100 B, 4 us for 20 (CPython 3.11).
     """
@@ -119,10 +118,7 @@ def inspect_body(
         if kind == READINGS:
             return _inspect_readings(body, offset_of_boot, allowed)
         if kind == RAW:
-            raw = decode_raw_untrusted(body)
-            _check_names((raw.channel,), allowed)
-            first = _date(raw.base_ms, raw.boot, offset_of_boot)
-            return Inspected(first, first, None, body)
+            return _inspect_raw(body, offset_of_boot, allowed)
         if kind == EVENT:
             base_ms, boot, name, value = _decode_event(body)
             _check_names((name,), allowed)
@@ -259,6 +255,17 @@ def _inspect_readings(
             return Inspected(None, None, None, body.decode())
         base_ms += offset
     return Inspected(base_ms + first, base_ms + last, None, body.decode())
+
+
+def _inspect_raw(
+    body: bytes,
+    offset_of_boot: Callable[[int], int | None],
+    allowed: Container[str] | None,
+) -> Inspected:
+    raw = decode_raw_untrusted(body)
+    _check_names((raw.channel,), allowed)
+    first = _date(raw.base_ms, raw.boot, offset_of_boot)
+    return Inspected(first, first, None, body)
 
 
 def _inspect_log(body: bytes, offset_of_boot: Callable[[int], int | None]) -> Inspected:

@@ -40,7 +40,7 @@ class Peer:
         group, rules: whose policy it follows, and what that says; None: no rules.
         pace: holds it to the rate of its rules; None: there is none.
         is_quarantined: its messages are stored, and no service hears of them.
-        is_foreign: its certificate was not issued here.
+        foreign: its certificate, DER, when it was not issued here.
         boot: from HELLO, 0 when the device does not tell.
         serial: of the certificate of this link; 0: a pre-shared key, see psk_identity.
         identity_number: which of its identities the device says it uses (HELLO).
@@ -52,12 +52,16 @@ class Peer:
     __slots__ = (
         "_ack_armed", "_afterlife", "_boot_offset", "_changes", "_refusal", "_session",
         "_sessions", "_stranger", "_transport", "address", "armed_at", "boot", "device_id",
-        "epoch_id", "group", "identity_number", "is_foreign", "is_open", "is_quarantined", "name",
+        "epoch_id", "foreign", "group", "identity_number", "is_open", "is_quarantined", "name",
         "pace", "pending", "psk_identity", "rules", "serial",
     )  # fmt: skip
 
     def __init__(
-        self, sessions: "Sessions", transport: Transport, who: Authenticated | Stranger | Refusal
+        self,
+        sessions: "Sessions",
+        transport: Transport,
+        who: Authenticated | Stranger | Refusal,
+        certificate: bytes,
     ):
         self._sessions = sessions
         self._transport: Transport | None = transport
@@ -70,7 +74,8 @@ class Peer:
         self.group = DEFAULT_GROUP
         self.rules: Rules | None = None
         self.pace: Pace | None = None
-        self.is_quarantined = self.is_foreign = False
+        self.is_quarantined = False
+        self.foreign = certificate
         self.name = f"at {self.address}"
         if isinstance(who, Refusal):
             self._refusal = who
@@ -97,7 +102,8 @@ class Peer:
     def _is(self, device: Device) -> None:
         self.device_id, self.name, self.group = device.id, device.name, device.group
         self.is_quarantined = device.state == QUARANTINED
-        self.is_foreign = bool(self.serial) and self.serial not in device.valid
+        if self.serial in device.valid:
+            self.foreign = b""
 
     # -- what the listener calls -----------------------------------------------------
 

@@ -45,6 +45,7 @@ _log = logging.getLogger("fleetnet.rotation")
 
 # A key takes a small board a minute; a device that is silent for so long will stay so.
 _PATIENCE_MS = 600_000
+_SPARE = 64  # entries of the heap that may be out of date
 _RETRY_MS = 5_000  # after a store or an authority that failed
 
 
@@ -85,6 +86,7 @@ class Rotations:
         self._seen = store.newest()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopped = False
+        self._complaint = ("", 0.0)
         self._worker = self._loop.create_task(self._work())
         self.offered = self.worked = self.failures = self.retired = 0
         self.unable: dict[str, str] = {}
@@ -155,8 +157,9 @@ class Rotations:
                 self._consider(found)
         now_ms = _now_ms()
         while self._due and self._due[0][0] <= now_ms:
-            _, _, line = heapq.heappop(self._due)
-            if self._is_live(line):
+            when_ms, _, line = heapq.heappop(self._due)
+            if self._is_live(line) and line.look_ms == when_ms:
+                line.look_ms = 0
                 self._look_at(line, now_ms)
 
     async def stop(self) -> None:
@@ -170,15 +173,18 @@ class Rotations:
     # -- when ------------------------------------------------------------------------------
 
     def _look_at(self, line: Line, now_ms: int) -> None:
-        """Something of this line is due: a frame that had no room, an answer, or an offer."""
+        """Something of this line may be due: a frame that had no room, an answer, an offer."""
+        patience_ms = line.offered_ms + _PATIENCE_MS
         if line.unsent:
             self._send(line, line.unsent)
         elif not line.is_known:
             self._spawn(line, self._note_worked(line))
-        elif line.offered and now_ms >= line.offered_ms + _PATIENCE_MS:
+        elif not line.offered:
+            self._consider(line)
+        elif now_ms >= patience_ms:
             self._spawn(line, self._note_failed(line, line.offered, "no answer in ten minutes"))
         else:
-            self._consider(line)
+            self._look_later(line, patience_ms)
 
     def _consider(self, line: Line) -> None:
         """Queue a line that needs another identity now, or note when it will."""
@@ -197,8 +203,17 @@ class Rotations:
             self._look_later(line, max(line.not_before_ms if why else line.due_ms, now_ms + 1))
 
     def _look_later(self, line: Line, when_ms: int) -> None:
+        """Look at a line then; whoever looks before that looks later again."""
+        if line.look_ms and line.look_ms <= when_ms:
+            return
+        line.look_ms = when_ms
         self._order += 1
         heapq.heappush(self._due, (when_ms, self._order, line))
+        if len(self._due) > 2 * len(self._lines) + _SPARE:
+            # Sessions come and go; what is due in months must not keep them.
+            due = [one for one in self._due if self._is_live(one[2]) and one[2].look_ms == one[0]]
+            heapq.heapify(due)
+            self._due = due
 
     def _warn_unable(self, line: Line, why: str) -> None:
         if line.peer.name not in self.unable:
@@ -249,7 +264,6 @@ class Rotations:
             self._send(line, wire.encode_credential(Credential(wire.REQUEST, number)))
         else:
             self._install(line, wanted, issued)
-        self._look_later(line, line.offered_ms + _PATIENCE_MS)
 
     async def _answer_csr(self, line: Line, csr: bytes) -> None:
         peer, number, wanted = line.peer, line.offered, self._wanted
@@ -281,6 +295,8 @@ class Rotations:
         if self._is_live(line) and not line.peer.send(COMMANDS, CREDENTIAL, body):
             line.unsent = body
             self._look_later(line, _now_ms() + 250)
+        elif line.offered:
+            self._look_later(line, line.offered_ms + _PATIENCE_MS)
 
     # -- how it ends ---------------------------------------------------------------------------
 
@@ -340,12 +356,19 @@ class Rotations:
             await work
             return
         except (StoreUnavailable, CredentialError) as error:
-            _log.error("identity of %s waits: %s", line.peer.name, error)
+            self._complain(line.peer.name, str(error))
         except Exception:
             _log.exception("identity of %s: a step failed", line.peer.name)
         line.end()
         line.not_before_ms = max(line.not_before_ms, _now_ms() + _RETRY_MS)
         self._look_later(line, line.not_before_ms)
+
+    def _complain(self, device: str, text: str) -> None:
+        """Once a minute: what is missing for one device is missing for all."""
+        now = self._loop.time()
+        if text != self._complaint[0] or now >= self._complaint[1] + 60:
+            self._complaint = (text, now)
+            _log.error("identity of %s, and of others, waits: %s", device, text)
 
     def _spawn(self, line: Line, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = self._loop.create_task(self._guarded(line, work))

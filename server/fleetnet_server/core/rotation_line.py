@@ -37,13 +37,13 @@ class Line:
         cut_off: number of an offer that an earlier session left.
         not_before_ms: no offer before this. due_ms: a third of the certificate's life is left.
         asked_ms: somebody wants a new identity; None: nobody does.
-        is_queued: it waits for its turn.
+        is_queued: it waits for its turn. look_ms: when it is looked at next, 0: not.
     """
 
     def __init__(self, peer: "Peer", number: int, facts: Facts, now_ms: int):
         self.peer = peer
         self.number = number
-        self.offered = self.offered_ms = 0
+        self.offered = self.offered_ms = self.look_ms = 0
         self.awaits_csr = False
         self.unsent = b""
         self.is_queued = False

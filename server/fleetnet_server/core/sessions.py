@@ -29,6 +29,7 @@ from fleetnet_server.identity.authenticate import (
     Refusal,
     Stranger,
     authenticate,
+    is_revoked_elsewhere,
     judge,
 )
 from fleetnet_server.identity.policy import Policy
@@ -86,6 +87,7 @@ class Sessions:
         self.live: dict[int, Peer] = {}
         self._duplicates = Duplicates()
         self._buckets: dict[int, Bucket] = {}
+        self._revoked_elsewhere: frozenset[tuple[bytes, int]] = frozenset()
         self._foreign: set[tuple[int, int]] = set()
         self._draining: dict[int, set[Peer]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,10 +102,10 @@ class Sessions:
         who: Authenticated | Stranger | Refusal
         try:
             link = LinkIdentity(certificate, transport.psk_identity)
-            who = authenticate(link, self.registry, self.policy.unknown)
+            who = authenticate(link, self.registry, self.policy.unknown, self._revoked_elsewhere)
         except StoreUnavailable as error:
             who = Refusal(errors.STORE_UNAVAILABLE, str(error))
-        return Peer(self, transport, who)
+        return Peer(self, transport, who, certificate)
 
     def handshake_refused(self, kind: str, address: tuple[str, int], error: FleetError) -> None:
         """Log a TLS or DTLS handshake that failed."""
@@ -118,6 +120,8 @@ class Sessions:
 
     def judge(self, peer: Peer) -> Authenticated | Stranger | Refusal:
         """Decide again on a link, whose device may have been changed since it was let in."""
+        if self.is_revoked_elsewhere(peer):
+            return Refusal(errors.REVOKED, "its CA revoked it", peer.name)
         try:
             return judge(
                 peer.name, peer.serial, peer.psk_identity, self.registry, self.policy.unknown
@@ -202,7 +206,7 @@ class Sessions:
             software=hello.software,
             quarantined=peer.is_quarantined,
         )
-        if peer.is_foreign and (peer.device_id, peer.serial) not in self._foreign:
+        if peer.foreign and (peer.device_id, peer.serial) not in self._foreign:
             # Otherwise nobody could revoke it with the rest of the device's.
             self._foreign.add((peer.device_id, peer.serial))
             if self.audit is not None:
@@ -220,6 +224,17 @@ class Sessions:
             if peer.serial:
                 detail["serial"] = f"{peer.serial:x}"
             self.audit.note_repeated(peer.address, "device-refused", refusal.name or None, detail)
+
+    def is_revoked_elsewhere(self, peer: Peer) -> bool:
+        """Say whether an imported CA has the certificate of a link in its list."""
+        return bool(peer.foreign) and is_revoked_elsewhere(
+            peer.foreign, peer.serial, self._revoked_elsewhere
+        )
+
+    def use_lists(self, revoked: frozenset[tuple[bytes, int]]) -> None:
+        """Refuse what imported CAs revoked from now on; Watch ends what lives."""
+        self._revoked_elsewhere = revoked
+        self.changes += 1
 
     # -- the policy --------------------------------------------------------------------
 

@@ -41,6 +41,15 @@ class PolicySource(Protocol):
     def refresh(self) -> bool: ...
 
 
+class RevokedElsewhere(Protocol):
+    """The lists of imported CAs (identity/crl_folder.py)."""
+
+    revoked: frozenset[tuple[bytes, int]]
+    problem: str
+
+    def refresh(self) -> bool: ...
+
+
 class Watch:
     """Made on a running loop, looked after by a Lookout (core/lookout.py).
 
@@ -49,21 +58,29 @@ class Watch:
     """
 
     def __init__(
-        self, changes: ChangeLog, policy: PolicySource, sessions: Sessions, audit: AuditLog
+        self,
+        changes: ChangeLog,
+        policy: PolicySource,
+        lists: RevokedElsewhere,
+        sessions: Sessions,
+        audit: AuditLog,
     ):
         self._changes = changes
         self._policy = policy
+        self._lists = lists
         self._sessions = sessions
         self._audit = audit
         self._seen = changes.newest()
-        self._problem = ""
+        self._problem = self._list_problem = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self.dismissed = 0
         sessions.use_policy(policy.policy)
+        sessions.use_lists(lists.revoked)
 
     def look(self) -> None:
         """Act on what changed since the last look."""
         self._look_at_policy()
+        self._look_at_lists()
         names = set()
         while rows := self._changes.after(self._seen):
             self._seen = rows[-1][0]
@@ -93,6 +110,20 @@ class Watch:
             if source.problem:
                 _log.error("%s; the policy in force stays", source.problem)
                 self._audit.note("server", "policy-broken", None, {"problem": source.problem})
+
+    def _look_at_lists(self) -> None:
+        source = self._lists
+        if source.refresh():
+            self._sessions.use_lists(source.revoked)
+            self._audit.note("server", "lists-reloaded", None, {"revoked": len(source.revoked)})
+            for peer in list(self._sessions.live.values()):
+                if self._sessions.is_revoked_elsewhere(peer):
+                    self._dismiss(peer, errors.REVOKED)
+        if source.problem != self._list_problem:
+            self._list_problem = source.problem
+            if source.problem:
+                _log.error("%s; the lists in force stay", source.problem)
+                self._audit.note("server", "lists-broken", None, {"problem": source.problem})
 
     def _reconsider(self, peer: Peer) -> None:
         device = self._sessions.registry.lookup(peer.name)

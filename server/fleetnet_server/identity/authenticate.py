@@ -1,10 +1,12 @@
 """From what a link proved to a registered, enabled device, or to a refusal."""
 
+from collections.abc import Container
 from typing import NamedTuple
 
 from fleetnet import errors
 from fleetnet_server.errors import IdentityError
 from fleetnet_server.identity.certificate import identity
+from fleetnet_server.identity.crl import issuer_hash
 from fleetnet_server.identity.names import is_device_name
 from fleetnet_server.identity.policy import ACCEPT, QUARANTINE, REFUSE
 from fleetnet_server.identity.registry import ENABLED, QUARANTINED, REMOVED, Device, Registry
@@ -73,7 +75,10 @@ class Refusal(NamedTuple):
 
 
 def authenticate(
-    link: LinkIdentity, registry: Registry, unknown: str = REFUSE
+    link: LinkIdentity,
+    registry: Registry,
+    unknown: str = REFUSE,
+    elsewhere: Container[tuple[bytes, int]] = frozenset(),
 ) -> Authenticated | Stranger | Refusal:
     """Decide on a client.
 
@@ -83,6 +88,7 @@ def authenticate(
     Args:
         unknown: what the policy says of names that are not registered, see identity/policy.py.
             A name that somebody removed stays refused.
+        elsewhere: what imported CAs revoked, see identity/crl_folder.py.
 
     Raises:
         StoreUnavailable: what the registry raises; nothing of its own.
@@ -98,7 +104,16 @@ def authenticate(
             raise IdentityError("neither certificate nor pre-shared key")
     except IdentityError as error:
         return Refusal(errors.NO_IDENTITY, f"{error}: issue one with `fleetnet device add`")
+    if serial and elsewhere and is_revoked_elsewhere(link.certificate, serial, elsewhere):
+        return Refusal(errors.REVOKED, f"device {name!r}: its CA revoked {serial:x}", name)
     return judge(name, serial, psk, registry, unknown)
+
+
+def is_revoked_elsewhere(
+    certificate: bytes, serial: int, elsewhere: Container[tuple[bytes, int]]
+) -> bool:
+    """Say whether the CA that issued a certificate has it in its list."""
+    return (issuer_hash(certificate), serial) in elsewhere
 
 
 def judge(

@@ -5,6 +5,7 @@ import select
 import socket
 import ssl
 import time
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,6 +138,13 @@ def read_store(which: str) -> list[x509.Certificate]:
     Raises:
         CredentialError: certifi is not installed; the file cannot be read or holds none.
     """
+    with warnings.catch_warnings():
+        # Stores hold roots of the nineties that cryptography grumbles about.
+        warnings.simplefilter("ignore")
+        return _read_store(which)
+
+
+def _read_store(which: str) -> list[x509.Certificate]:
     if which == "system":
         return _system_store()
     if which == "certifi":

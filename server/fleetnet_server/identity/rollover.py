@@ -30,7 +30,6 @@ from fleetnet_server.identity.generations import (
 )
 from fleetnet_server.identity.key_types import name_of_key
 from fleetnet_server.identity.server_keys import ServerKeys
-from fleetnet_server.store.sqlite import SqliteStore
 
 SETTLED = "settled"
 BEGUN = "begun"
@@ -171,25 +170,20 @@ def forget(folder: Path, number: int) -> Authority:
     return Authority.load(folder)
 
 
-def lagging(folder: Path, store: SqliteStore, authority: Authority) -> list[str]:
+def lagging(folder: Path, devices: Iterable[tuple[str, str]], authority: Authority) -> list[str]:
     """Return the devices that the next step of a rollover would cut off, by name.
 
     A device is up to date when its last working identity was made with today's anchors and
-    issuer, or when it lives on a bundle (no marks, or none that are whole) with the newest
-    ones. Disabled and removed devices do not count, nor do those without a certificate
-    (pre-shared keys, not yet claimed).
+    issuer, or when it lives on a bundle with the newest ones.
+
+    Args:
+        devices: (name, marks of its newest identity that works, "" when it lives on its bundle).
     """
-    rows = store.read(
-        "SELECT name, (SELECT marks FROM identities WHERE device = devices.id "
-        "AND state = 'working' ORDER BY number DESC LIMIT 1) FROM devices "
-        "WHERE state IN ('enabled', 'quarantined') AND EXISTS (SELECT 1 FROM certificates "
-        "WHERE device = devices.id AND revoked_ms IS NULL) ORDER BY name"
-    )
     return [
         name
-        for name, marks in rows
+        for name, marks in devices
         if marks != authority.marks
-        and not (not marks and _has_new_bundle(folder / "devices" / name, authority))
+        and (marks or not _has_new_bundle(folder / "devices" / name, authority))
     ]
 
 

@@ -1,4 +1,4 @@
-"""Which certificate each device uses, and when it ends."""
+"""Which certificate each device uses and when it ends, and what it knows of CA and server."""
 
 from fleetnet_server.identity.expiry import Dated
 from fleetnet_server.store.sqlite import SqliteStore
@@ -28,6 +28,17 @@ SELECT d.name, d.created_ms, (
 ) FROM devices AS d WHERE d.state IN ('enabled', 'quarantined') ORDER BY d.name
 """
 
+# The marks of the CAs that went with a device's newest working identity; those without any
+# certificate (pre-shared keys, claims that nobody made yet) are left out.
+_MARKS = """
+SELECT name, (
+    SELECT marks FROM identities WHERE device = devices.id AND state = 'working'
+    ORDER BY number DESC LIMIT 1
+) FROM devices WHERE state IN ('enabled', 'quarantined') AND EXISTS (
+    SELECT 1 FROM certificates WHERE device = devices.id AND revoked_ms IS NULL
+) ORDER BY name
+"""
+
 
 def device_certificates(store: SqliteStore) -> list[Dated]:
     """Return the certificate in use of each device that may connect. Raises StoreUnavailable."""
@@ -47,3 +58,11 @@ def devices_without_pin(store: SqliteStore, pin: str, made_ms: int) -> list[str]
         if not knows:
             lacking.append(str(name))
     return lacking
+
+
+def devices_with_marks(store: SqliteStore) -> list[tuple[str, str]]:
+    """Return (name, Authority.marks) of each device that has a certificate and may connect.
+
+    The marks are "" where the device lives on its bundle. Raises StoreUnavailable.
+    """
+    return [(name, marks or "") for name, marks in store.read(_MARKS)]

@@ -270,15 +270,23 @@ class SqliteStore:
             except BaseException:
                 self._roll_back(reopen=False)
                 raise
-        for key, _number in epochs:
-            del self._new_epochs[key]
         del self._gaps[: len(gaps)]
         del self._audit[: len(audit)]
+        self._forget(epochs, offsets)
+        return new
+
+    def _forget(
+        self,
+        epochs: Iterable[tuple[tuple[int, bytes], int]],
+        offsets: Iterable[tuple[tuple[int, int], int]],
+    ) -> None:
+        """What was deferred is on the disk."""
+        for key, _number in epochs:
+            del self._new_epochs[key]
         with self._deferring:  # a newer offset that came meanwhile stays
             for boot, offset in offsets:
                 if self._offsets[boot] == offset:
                     del self._offsets[boot]
-        return new
 
     def transact(self, work: Callable[[apsw.Connection], Result]) -> Result:
         """Run ``work`` in a transaction of its own, commit it, and return what it returned.

@@ -178,6 +178,20 @@ async def test_one_key_and_once(world: World) -> None:
     assert world.claims.pending() == []
 
 
+async def test_two_keys_at_once(world: World) -> None:
+    """Both find the claim open; one of them gets it."""
+    links = [Link(world.enrolment) for _ in range(2)]
+    for link in links:
+        link.flush()
+    for link in links:
+        state = CredentialState(wire.REQUESTED, 1, make_csr(), token=world.token)
+        link.say(CREDENTIAL_STATE, wire.encode_credential_state(state))
+    await world.quiet()
+    actions = sorted(link.answers()[0].action for link in links)
+    assert actions == [wire.INSTALL, wire.REFUSED]
+    assert world.store.read("SELECT count(*) FROM certificates") == [(1,)]
+
+
 async def test_another_session_of_the_device_leaves_the_claim_open(world: World) -> None:
     """The board that is replaced may still be running."""
     world.store.add_certificate(world.device.id, 77, FOREVER_MS)

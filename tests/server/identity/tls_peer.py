@@ -24,10 +24,10 @@ class _Peer:
     def __init__(self, chain: tuple[Party, ...], tls12: bool, client_ca: Party | None):
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_cipher_list(b"ALL:@SECLEVEL=0")
-        context.use_certificate(crypto.X509.from_cryptography(chain[0].certificate))
-        context.use_privatekey(crypto.PKey.from_cryptography_key(chain[0].key))
+        context.use_certificate(chain[0].certificate)
+        context.use_privatekey(chain[0].key)
         for party in chain[1:]:
-            context.add_extra_chain_cert(crypto.X509.from_cryptography(party.certificate))
+            context.add_extra_chain_cert(party.certificate)
         if tls12:
             context.set_max_proto_version(SSL.TLS1_2_VERSION)
         if client_ca is not None:
