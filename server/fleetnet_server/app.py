@@ -79,7 +79,7 @@ class Backend:
 
     async def __aenter__(self) -> "Backend":
         self.policy = PolicyFile(self.folder)
-        lists = CrlFolder(self.folder)
+        self._lists = CrlFolder(self.folder)
         self._lock = self._take_lock()
         settings = self.settings
         self.store = SqliteStore(settings.store_path(self.folder))
@@ -133,7 +133,7 @@ class Backend:
         )
         # First: whoever may no longer be here goes, whatever the others meet.
         changes = AuditTable(self.store)
-        watch = Watch(changes, self.policy, lists, self.sessions, self.audit)
+        watch = Watch(changes, self.policy, self._lists, self.sessions, self.audit)
         self._lookout = Lookout(
             (
                 watch, self.commands, self.configs, self.psks, self.rotations, self.enrolment,

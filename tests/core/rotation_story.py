@@ -48,6 +48,7 @@ async def make_request(name, private, public):
 def check(identity, name):
     if b"other" in identity.certificate:
         raise CredentialError("certificate is for other")
+    identity.context(False, False)
 
 
 class Story(VirtualWorld):

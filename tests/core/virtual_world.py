@@ -208,7 +208,7 @@ class VirtualWorld:
         port.unix_ms = lambda: self.own_ms + self.now
         port.sleep_ms = self._sleep_ms
         port.wait_for_ms = self._wait_for_ms
-        port.client_context = Context
+        port.client_context = self._context
         connection.open_link = rotation.open_link = enrol.open_link = self._open
         return self
 
@@ -264,6 +264,11 @@ class VirtualWorld:
             raise error
         return result
 
+    def _context(self, *args, **options):
+        if self.server.no_memory and self.server.links:
+            raise MemoryError()
+        return Context(*args, **options)
+
     async def _open(self, host, number, context, server_hostname=None, timeout_ms=0):
         await asyncio.sleep(0)
         self.contexts.append((number, context))
@@ -271,8 +276,6 @@ class VirtualWorld:
         while context.certificate in server.held:
             await asyncio.sleep(0)
         try:
-            if server.no_memory and server.links:
-                raise MemoryError()
             server.admit(context)
         except Exception as error:
             server.lost.append((number, type(error).__name__))

@@ -15,7 +15,10 @@ from end_to_end.test_commands import backend_of, online, ran, start
 from fleetnet_server.cli.device import bundle_config
 from fleetnet_server.config import Settings
 from fleetnet_server.errors import CommandFailed, NotAllowed
+from fleetnet_server.identity import pki
 from fleetnet_server.identity.authority import Authority
+from fleetnet_server.identity.crl import Revoked, make_crl
+from fleetnet_server.identity.files import replace_file
 from fleetnet_server.store import schema
 from fleetnet_server.store.query import query
 from interpreters import Interpreter
@@ -151,6 +154,24 @@ async def test_a_rate_holds_a_device_back_and_loses_nothing(
     took_s = (came[-1] - came[0]) / 1000
     assert 3 <= len(came) <= rate * took_s + 2.5, (len(came), took_s)
     assert device.last("connects") == 1
+
+
+@pytest.mark.parametrize("link", LINKS)
+async def test_what_an_imported_list_revokes_goes_at_once(link: str, fleet: Fleet) -> None:
+    # In quarantine it keeps its certificate; accepted, it would soon have one of ours.
+    await use_policy(fleet, 'unknown = "quarantine"')
+    bundle = stranger(fleet, "new-1", link)
+    device = await fleet.start_device("new-1", link, OLDEST)
+    other = await fleet.start_device("cam-1", link, None)
+    await fleet.until_online()
+    serial = pki.Credential((bundle / "cert.der").read_bytes(), b"").serial
+    issuing = Authority.load(fleet.folder).generations[1].issuing
+    (fleet.folder / "ca" / "crls").mkdir()
+    crl = make_crl(issuing, [Revoked(serial, 1)], None)
+    replace_file(fleet.folder / "ca" / "crls" / "theirs.der", crl)
+    await until(lambda: "is revoked" in str(device.last("error")), "revoked", 5, device.story)
+    await other.until_acknowledged(10)
+    assert other.last("connects") == 1
 
 
 async def test_commands_by_policy(idle: Fleet) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bad_network import Faults, UdpProxy
 from end_to_end.fleet import name_of, runtimes
 from end_to_end.rotating import RotatingFleet, wait_for
 from end_to_end.store_check import faults_of, faults_of_keys
@@ -60,6 +61,26 @@ async def test_rotation_under_load(fleet: RotatingFleet) -> None:
         assert "key.der" not in fleet.files(name)
     superseded = fleet.read("SELECT count(*) FROM certificates WHERE reason = 'superseded'")
     assert superseded == [(3 * len(names),)]
+
+
+@pytest.mark.parametrize("runtime", runtimes(), ids=name_of)
+async def test_on_a_bad_network(fleet: RotatingFleet, runtime: Interpreter | None) -> None:
+    """DTLS, a tenth of the datagrams lost, doubled or swapped: offers, probes and sessions."""
+    faults = Faults(loss=0.1, duplicate=0.1, reorder=0.1)
+    proxy = UdpProxy(fleet.dtls, 7, faults, faults)
+    await proxy.start()
+    try:
+        name = name_of(runtime)
+        await fleet.start_device(name, "dtls", runtime, via=proxy.address)
+        await fleet.until_online()
+        for _ in range(2):
+            number = fleet.working(name)
+            fleet.renew(name)
+            await fleet.until_settled({name: number})
+        accounts = await fleet.finish()
+    finally:
+        await proxy.close()
+    assert faults_of(fleet.store, accounts) == []
 
 
 @pytest.mark.parametrize("runtime", runtimes(), ids=name_of)

@@ -1,6 +1,7 @@
 """Is this computer's clock set? Everything about dates rests on it."""
 
 import datetime
+import time
 
 from cryptography import x509
 
@@ -22,7 +23,8 @@ def check(made: datetime.datetime | None = None) -> Finding:
     now = datetime.datetime.now(datetime.UTC)
     text = f"{now:%Y-%m-%d %H:%M:%S} UTC"
     if now < _EARLIEST:
-        return Finding("clock", BAD, f"this computer's clock was never set: it says {text}", _REMEDY)
+        text = f"this computer's clock was never set: it says {text}"
+        return Finding("clock", BAD, text, _REMEDY)
     if made is not None and now < made - _DAY:
         text = f"this computer's clock says {text}, but what it looks at was made {made:%Y-%m-%d}"
         return Finding("clock", BAD, text, _REMEDY)
@@ -32,3 +34,8 @@ def check(made: datetime.datetime | None = None) -> Finding:
 def made_at(certificates: list[x509.Certificate]) -> datetime.datetime | None:
     """Return the newest begin of validity that is no future: of a CA, the time it was made."""
     return max((one.not_valid_before_utc for one in certificates), default=None)
+
+
+def now_ms() -> int:
+    """Return this computer's unix ms."""
+    return time.time_ns() // 1_000_000

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from fleetnet.errors import CredentialError
 from fleetnet_server.doctor.findings import BAD, OK, WARN, Finding, worst
 from fleetnet_server.identity import camera, expiry, formats
-from fleetnet_server.identity.anchoring import covers
 from fleetnet_server.identity.formats import Content
 from fleetnet_server.identity.inspecting import device_of, text_of
 
@@ -165,10 +165,10 @@ def _of_file(
         if verdict.level == camera.BAD:
             text = f"{what}.der: {verdict.text}"
             findings.append(Finding("bundle", BAD, text, verdict.remedy))
-    if what == "cert" and not any(one.level == BAD for one in findings):
+    if what == "cert" and dated is not None:
         findings += _of_size(_certificates(content), str(config.get("transport", "auto")))
     if what == "ca" and dated is not None and not camera.is_anchor(dated):
-        text = f"ca.der is {text_of(dated.subject)!r}, which is no CA: mbedTLS takes it for no anchor"
+        text = f"ca.der is {text_of(dated.subject)!r}, no CA: mbedTLS takes it for no anchor"
         findings.append(Finding("bundle", BAD, text, "take the root: `fleetnet anchor HOST`"))
     return findings
 
@@ -197,8 +197,8 @@ def _of_size(chain: list[x509.Certificate], transport: str) -> list[Finding]:
         return []
     count = f"{len(chain)} certificates, " if len(chain) > 1 else ""
     text = (
-        f"the certificate chain is too big for DTLS: {count}{size} B make a datagram of {flight} B, "
-        f"and above {camera.MAX_DATAGRAM} B networks drop it"
+        f"the certificate chain is too big for DTLS: {count}{size} B make a datagram of "
+        f"{flight} B, and above {camera.MAX_DATAGRAM} B networks drop it"
     )
     level = BAD if transport == "dtls" and flight > _ETHERNET else WARN
     remedy = "one P-256 leaf without its issuers (below 1,000 B), or transport tls"
@@ -211,7 +211,7 @@ def _of_pair(cert: Content, key: Content) -> list[Finding]:
         return []
     try:
         theirs = cert.of(formats.CERTIFICATE)[0].value.public_key()
-    except (ValueError, formats.UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm):
         return []
     if keys[0].value.public_key() == theirs:
         return []

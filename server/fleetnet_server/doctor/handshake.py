@@ -8,10 +8,10 @@ from cryptography import x509
 from fleetnet.errors import FleetError
 from fleetnet_server.doctor.findings import BAD, OK, WARN, Finding
 from fleetnet_server.identity import anchoring, expiry
-from fleetnet_server.identity.anchoring import Way
 from fleetnet_server.identity.inspecting import certificate_key_name, hosts_of, pin_of, text_of
 from fleetnet_server.identity.looking import look_at
 
+_NAMED = 4
 _RENEW = "renew it: `fleetnet cert server`"
 
 
@@ -71,8 +71,7 @@ def diagnose(
         )
         findings.append(Finding("chain", BAD, text, remedy))
     for one in walked or ():
-        bad = [each for each in anchoring.problems((one,), Way((one,), True, True, ()), "")
-               if each.level == BAD and not each.text.endswith(tuple("0123456789"))]  # fmt: skip
+        bad = anchoring.objections(one)
         findings += [Finding("chain", BAD, each.text, each.remedy) for each in bad]
     return findings
 
@@ -83,7 +82,7 @@ def _of_trust(
     known: Sequence[x509.Certificate],
 ) -> Finding:
     """The chain leads to none of the anchors: why?"""
-    trusted = ", ".join(repr(text_of(one.subject)) for one in anchors) or "nothing"
+    trusted = _list(anchors)
     way = anchoring.find_way(chain, [*anchors, *known])
     last = way.certificates[-1]
     if last in anchors and way.borrowed:
@@ -92,7 +91,7 @@ def _of_trust(
         remedy = "have the server send its whole chain, leaf first: `fleetnet cert server`"
         return Finding("chain", BAD, text, remedy)
     if last in anchors:
-        text = "the server sends its chain in the wrong order"
+        text = "the server sends its chain in the wrong order: MicroPython alone refuses that"
         return Finding("chain", BAD, text, "have it sent leaf first, each followed by its issuer")
     if chain[0].subject == chain[0].issuer:
         text = f"the server's certificate is self-signed, and the device trusts {trusted}"
@@ -107,9 +106,16 @@ def _of_trust(
         remedy = "have the server send its whole chain; then compare with `fleetnet anchor HOST`"
         return Finding("chain", BAD, text, remedy)
     top = last.subject if last.subject == last.issuer else last.issuer
-    text = f"wrong anchor: the server's chain leads to {text_of(top)!r}, the device trusts {trusted}"
+    leads = f"the server's chain leads to {text_of(top)!r}"
+    text = f"wrong anchor: {leads}, the device trusts {trusted}"
     remedy = "is it the right server? Then take its anchor: `fleetnet anchor HOST --out ca.der`"
     return Finding("chain", BAD, text, remedy)
+
+
+def _list(anchors: Sequence[x509.Certificate]) -> str:
+    if len(anchors) > _NAMED:
+        return f"the {len(anchors)} roots of a store"
+    return ", ".join(repr(text_of(one.subject)) for one in anchors) or "nothing"
 
 
 def _of_dates(chain: Sequence[x509.Certificate]) -> list[Finding]:

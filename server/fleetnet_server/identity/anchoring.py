@@ -112,7 +112,7 @@ def problems(
         text = f"its certificate is for {names}, not for {host!r}"
         found.append(Verdict(BAD, text, "connect to one of its names, or have one issued for it"))
     for one in way.certificates:
-        found += _of_one(one)
+        found += objections(one)
     return sorted(found, key=lambda one: (BAD, WARN, OK).index(one.level))
 
 
@@ -144,7 +144,7 @@ def verify(
             state = "ended" if one.not_valid_after_utc < now else "is not valid yet"
             name = text_of(one.subject)
             raise CredentialError(f"{name!r} {state}, so a camera refuses the chain")
-        for bad in _of_one(one):
+        for bad in objections(one):
             raise CredentialError(f"{bad.text}; {bad.remedy}")
     _verify_by_openssl(walked, now)
 
@@ -275,7 +275,7 @@ def _of_dates(way: Way, now: datetime.datetime) -> list[Verdict]:
     return found
 
 
-def _of_one(certificate: x509.Certificate) -> list[Verdict]:
+def objections(certificate: x509.Certificate) -> list[Verdict]:
     """What a camera has against one certificate; dates and sizes are said elsewhere."""
     item = Item(formats.CERTIFICATE, "X.509", formats.DER, certificate)
     dated = certificate.not_valid_before_utc

@@ -217,6 +217,13 @@ class IdentityTable:
                 (device_id, number),
             )
             connection.execute(_CLOSE_CLAIM, (device_id, text, now_ms))
+            # What HELLO says is the device's own: it must not fill the table.
+            connection.execute(
+                "DELETE FROM identities WHERE device = ?1 AND state != 'offered' AND number != ?2"
+                " AND number NOT IN (SELECT number FROM identities WHERE device = ?1"
+                " ORDER BY offered_ms DESC LIMIT ?3)",
+                (device_id, number, _KEPT_ROWS),
+            )
 
         self._store.transact(work)
 
@@ -262,10 +269,6 @@ class IdentityTable:
                 (device_id, number, now_ms),
             )
             connection.execute("DELETE FROM psks WHERE device = ? AND enrol = 1", (device_id,))
-            connection.execute(
-                "DELETE FROM identities WHERE device = ? AND number <= ?",
-                (device_id, number - _KEPT_ROWS),
-            )
             return [int(str(text), 16) for (text,) in revoked]
 
         return self._store.transact(work)

@@ -1,5 +1,7 @@
 """The story of an identity: offered, working, retired; failed, cut off, and taken up again."""
 
+import asyncio
+
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -200,3 +202,14 @@ async def test_no_answer_is_a_failure(world: World) -> None:
     world.clock.now_ms += 1_001
     await world.look()
     assert world.rows()[0].state == "failed"
+
+
+async def test_a_device_cannot_fill_the_table(world: World) -> None:
+    """HELLO's number is the device's own word."""
+    for number in range(1, 60):
+        world.clock.now_ms += 10
+        await asyncio.to_thread(
+            world.table.worked, 1, number, world.bundle_serial() if number == 1 else 77
+        )
+    ((count, newest),) = world.read("SELECT count(*), max(number) FROM identities")
+    assert (count, newest) == (16, 59)

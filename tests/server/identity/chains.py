@@ -103,10 +103,14 @@ def server(
     usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
     issuer_url: str = "",
 ) -> Party:
-    """Make a server's certificate; ``issuer_url``: where its issuer's is said to be."""
+    """Make a leaf for names, addresses and URNs.
+
+    Args:
+        issuer_url: where the issuer's certificate is said to be.
+    """
     key = make_key(kind)
     builder = (
-        _builder(_name(hosts[0]), signer, key, start, end)
+        _builder(_name(hosts[0][:64]), signer, key, start, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_host(each) for each in hosts]), critical=False)
@@ -157,6 +161,8 @@ def _name(common_name: str) -> x509.Name:
 
 
 def _host(text: str) -> x509.GeneralName:
+    if text.startswith("urn:"):
+        return x509.UniformResourceIdentifier(text)
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
