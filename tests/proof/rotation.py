@@ -5,8 +5,7 @@
 A real `fleetnet serve`, CPython devices of the real device library in a few processes, and two
 real MicroPython processes, all on this machine. Each device sends a reading a second and gets
 another certificate whenever a third of the life of its own is left. With a life of 20 s in the
-place of ten minutes a fleet is seen at thirty times the pace: X.509 counts whole seconds, and
-identity/pki.py dates certificates back by a day, so that only their ends are so near.
+place of ten minutes a fleet is seen at thirty times the pace; X.509 counts whole seconds.
 
 Ends by itself. Exit code 0: every reading that was sent was acknowledged and is stored once, no
 rotation failed, and no session was cut but for a planned change of identity.

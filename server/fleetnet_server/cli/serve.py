@@ -52,11 +52,15 @@ async def _serve(folder: Path, settings: Settings, as_json: bool) -> None:
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
         ready = {"tls_port": backend.tls_port, "dtls_port": backend.dtls_port}
+        if settings.enrol_port:
+            ready["enrol_port"] = settings.enrol_port
         if as_json:
             click.echo(json.dumps({"event": "ready", **ready}))
         else:
+            enrol = f", claims on TCP port {settings.enrol_port}" if settings.enrol_port else ""
             click.echo(
-                f"ready: TLS on TCP port {backend.tls_port}, DTLS on UDP port {backend.dtls_port}"
+                f"ready: TLS on TCP port {backend.tls_port}, "
+                f"DTLS on UDP port {backend.dtls_port}{enrol}"
             )
         await stopping.wait()
 

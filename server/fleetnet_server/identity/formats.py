@@ -45,7 +45,22 @@ _LABELS = {
 }
 _PEM_LABELS = {kind: label for label, kind in reversed(_LABELS.items()) if kind != KEY}
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
-_BROKEN = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+# What the parser raises; the classes do not share a base.
+_BROKEN = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+# Of what the certificate, request or list says; the parser reads each when it is asked for.
+_SAID = (
+    "subject", "issuer", "serial_number", "not_valid_before_utc", "not_valid_after_utc",
+    "extensions", "signature_hash_algorithm", "signature_algorithm_oid", "is_signature_valid",
+    "last_update_utc", "next_update_utc",
+)  # fmt: skip
 
 
 class Item(NamedTuple):
@@ -140,6 +155,30 @@ def read(data: bytes, whose: str, password: bytes | None = None) -> Content:
     return Content(tuple(items), DER, len(data), rest)
 
 
+def check_readable(value: Any) -> None:
+    """Ask a certificate, request or list for all that it says: nothing may fail later.
+
+    Raises:
+        ValueError and its kin: something of it cannot be read, or its key is of a kind unknown
+            here; use it within ``read``, or catch UNREADABLE.
+    """
+    for name in _SAID:
+        getattr(value, name, None)
+    if hasattr(value, "public_key"):
+        value.public_key()
+    if isinstance(value, x509.CertificateRevocationList):
+        for one in value:
+            one.extensions  # noqa: B018
+
+
+UNREADABLE = _BROKEN
+
+
+def _words(error: Exception) -> str:
+    """The parser's words, on one line; copying again is what mostly helps."""
+    return " ".join(str(error).split())[:200] + "; copy it again"
+
+
 # -- PEM -----------------------------------------------------------------------------------
 
 
@@ -183,9 +222,11 @@ def _read_block(kind: str, block: bytes, whose: str, password: bytes | None) -> 
         value = _load_key(block, whose, password, is_encrypted)
         return Item(KEY, form, PEM, value, is_encrypted, b"" if is_encrypted else _unwrap(block))
     try:
-        return Item(kind, _FORMS[kind], PEM, load(block), raw=_unwrap(block))
+        value = load(block)
+        check_readable(value)
+        return Item(kind, _FORMS[kind], PEM, value, raw=_unwrap(block))
     except _BROKEN as error:
-        raise CredentialError(f"{whose} holds a damaged {kind}: {error}; copy it again") from error
+        raise CredentialError(f"{whose} holds a damaged {kind}: {_words(error)}") from error
 
 
 _FORMS = {CERTIFICATE: "X.509", REQUEST: "PKCS #10", CRL: "X.509", PUBLIC: "SPKI"}
@@ -213,9 +254,12 @@ def _read_der(data: bytes, whose: str, password: bytes | None) -> list[Item]:
     else:
         raise CredentialError(f"{whose} {why_unreadable(data)}")
     try:
-        return [Item(kind, _FORMS[kind], DER, load(data), raw=data)]
+        value = load(data)
+        check_readable(value)
+        return [Item(kind, _FORMS[kind], DER, value, raw=data)]
     except _BROKEN as error:
-        raise CredentialError(f"{whose} looks like a {kind} and is damaged: {error}") from error
+        text = f"{whose} looks like a {kind} and is damaged: {_words(error)}"
+        raise CredentialError(text) from error
 
 
 def _signed(data: bytes) -> tuple[str, Any]:
@@ -236,9 +280,11 @@ def _pkcs7(data: bytes, whose: str, encoding: str) -> list[Item]:
     }[encoding]
     try:
         found = load(data)
+        for one in found:
+            check_readable(one)
     except _BROKEN as error:
         raise CredentialError(
-            f"{whose} is PKCS #7 without readable certificates: {error}; export the certificates"
+            f"{whose} is PKCS #7 without readable certificates: {_words(error)}; export them again"
         ) from error
     return [
         Item(
@@ -257,7 +303,7 @@ def _load_key(data: bytes, whose: str, password: bytes | None, is_encrypted: boo
     load = serialization.load_pem_private_key if is_pem else serialization.load_der_private_key
     try:
         return load(data, password if is_encrypted else None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         what = "does not open with that password" if is_encrypted else "is a damaged private key"
         raise CredentialError(f"{whose} {what}: try again") from None
     except UnsupportedAlgorithm as error:

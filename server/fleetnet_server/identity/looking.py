@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from fleetnet.errors import CredentialError, HandshakeTimeout, LinkError, Unreachable
@@ -17,6 +18,7 @@ from fleetnet_server.identity import formats
 
 # A camera offers these; old and weak ones too, as this is about saying what is there.
 _CIPHERS = b"ALL:COMPLEMENTOFALL:!aNULL:!eNULL:@SECLEVEL=0"
+_END = b"-----END CERTIFICATE-----"
 _FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 
 
@@ -60,6 +62,7 @@ def look_at(host: str, port: int, name: str | None = None, timeout_s: float = 10
         chain = connection.get_peer_cert_chain(as_cryptography=True)
         if not chain:
             raise _no_certificate(where, note)
+        _check(chain, where)
         version = connection.get_protocol_version_name()
         return Look(list(chain), version, connection.get_cipher_name() or "", note)
 
@@ -102,6 +105,14 @@ def _shake_hands(
             raise HandshakeTimeout(
                 f"{where} accepts the connection and says nothing: is TLS served there?"
             )
+
+
+def _check(chain: list[x509.Certificate], where: str) -> None:
+    try:
+        for one in chain:
+            formats.check_readable(one)
+    except formats.UNREADABLE as error:
+        raise CredentialError(f"{where} sends a certificate that cannot be read: {error}") from error
 
 
 def _no_certificate(where: str, note: str) -> Exception:
@@ -175,15 +186,26 @@ def _system_store() -> list[x509.Certificate]:
         files = []
     for path in files:
         try:
-            for item in formats.read_file(path).of(formats.CERTIFICATE):
-                _keep(found, item.der)
-        except CredentialError:
+            blocks = path.read_bytes().split(_END)
+        except OSError:
             continue
+        for block in blocks:
+            _keep_pem(found, block + _END)
     return list(found.values())
+
+
+def _keep_pem(found: dict[bytes, x509.Certificate], block: bytes) -> None:
+    try:
+        der = x509.load_pem_x509_certificate(block).public_bytes(Encoding.DER)
+    except ValueError:
+        return
+    _keep(found, der)
 
 
 def _keep(found: dict[bytes, x509.Certificate], der: bytes) -> None:
     try:
-        found.setdefault(der, x509.load_der_x509_certificate(der))
-    except ValueError:
+        one = x509.load_der_x509_certificate(der)
+        formats.check_readable(one)
+        found.setdefault(der, one)
+    except formats.UNREADABLE:
         return  # a root of 1990 with a negative serial number: nobody's anchor any more
