@@ -43,8 +43,8 @@ def doctor(
 ) -> None:  # fmt: skip
     """Look at the fleet's folder, at a bundle, at a server's address, or at a board.
 
-    Each finding names its cause, and one line that helps. No key, certificate or device is changed. Exit
-    code 1 when something is bad; a warning is something that works, or has another way.
+    Each finding names its cause, and one line that helps. No key, certificate or device is
+    changed. Exit code 1 when something is bad; a warning works, or has another way.
     """
     if sum(map(bool, (target, bundle, port))) > 1:
         raise click.UsageError("one at a time: HOST, --bundle or --port")

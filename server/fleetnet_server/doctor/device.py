@@ -17,7 +17,6 @@ MARK = "fleetnet-doctor: "
 _PATIENCE_S = 180
 # What names a server that is not to be trusted; the chain was looked at here, too, and better.
 _TRUST = ("WrongCA", "WrongName", "CertificateExpired", "CertificateNotYetValid", "TrustError")
-# Remedies of the device that name openssl, where this program has its own tool.
 _LAST_WORDS = 300
 
 

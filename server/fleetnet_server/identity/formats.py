@@ -46,7 +46,7 @@ _LABELS = {
 _PEM_LABELS = {kind: label for label, kind in reversed(_LABELS.items()) if kind != KEY}
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
 # What the parser raises; the classes do not share a base.
-_BROKEN = (
+UNREADABLE = (
     ValueError,
     TypeError,
     OverflowError,
@@ -171,9 +171,6 @@ def check_readable(value: Any) -> None:
             one.extensions  # noqa: B018
 
 
-UNREADABLE = _BROKEN
-
-
 def _words(error: Exception) -> str:
     """The parser's words, on one line; copying again is what mostly helps."""
     return " ".join(str(error).split())[:200] + "; copy it again"
@@ -225,7 +222,7 @@ def _read_block(kind: str, block: bytes, whose: str, password: bytes | None) -> 
         value = load(block)
         check_readable(value)
         return Item(kind, _FORMS[kind], PEM, value, raw=_unwrap(block))
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise CredentialError(f"{whose} holds a damaged {kind}: {_words(error)}") from error
 
 
@@ -257,7 +254,7 @@ def _read_der(data: bytes, whose: str, password: bytes | None) -> list[Item]:
         value = load(data)
         check_readable(value)
         return [Item(kind, _FORMS[kind], DER, value, raw=data)]
-    except _BROKEN as error:
+    except UNREADABLE as error:
         text = f"{whose} looks like a {kind} and is damaged: {_words(error)}"
         raise CredentialError(text) from error
 
@@ -282,7 +279,7 @@ def _pkcs7(data: bytes, whose: str, encoding: str) -> list[Item]:
         found = load(data)
         for one in found:
             check_readable(one)
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise CredentialError(
             f"{whose} is PKCS #7 without readable certificates: {_words(error)}; export them again"
         ) from error

@@ -112,7 +112,8 @@ def _check(chain: list[x509.Certificate], where: str) -> None:
         for one in chain:
             formats.check_readable(one)
     except formats.UNREADABLE as error:
-        raise CredentialError(f"{where} sends a certificate that cannot be read: {error}") from error
+        text = f"{where} sends a certificate that cannot be read: {error}"
+        raise CredentialError(text) from error
 
 
 def _no_certificate(where: str, note: str) -> Exception:

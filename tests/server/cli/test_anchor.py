@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
+import select
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from fleetnet_server.cli.anchor import split_target
 from fleetnet_server.cli.main import main
 from fleetnet_server.identity.inspecting import fingerprint, pin_of
 from interpreters import Interpreter, interpreters
+from server.cli.test_commands import COMMAND, environment
 from server.identity.chains import Party, authority, chain_pem, server
 from server.identity.openssl import openssl
 from server.identity.tls_peer import connects, tls_peer
@@ -375,3 +379,45 @@ def test_targets() -> None:
     assert split_target("::1", 443) == ("::1", 443)
     assert split_target("[::1]:8443", 443) == ("::1", 8443)
     assert split_target("[::1]", 443) == ("::1", 443)
+
+
+# -- on a terminal -------------------------------------------------------------------------
+
+
+def talk(answers: list[tuple[str, str]], *arguments: object) -> tuple[int, str]:
+    """Run it on a pseudo-terminal: (what it asks, what is typed); return (exit code, all said)."""
+    terminal, end = os.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "anchor", *map(str, arguments)],
+        stdin=end, stdout=end, stderr=end, env=environment(), start_new_session=True,
+    )  # fmt: skip
+    os.close(end)
+    said, waiting = b"", list(answers)
+    while select.select([terminal], [], [], 30)[0]:
+        try:
+            said += os.read(terminal, 4096)
+        except OSError:  # the other end is closed
+            break
+        if waiting and waiting[0][0].encode() in said:
+            os.write(terminal, waiting.pop(0)[1].encode() + b"\n")
+    os.close(terminal)
+    assert not waiting, said
+    return process.wait(30), said.decode()
+
+
+def test_a_person_chooses_and_compares(tmp_path: Path) -> None:
+    root = authority("Private")
+    middle = authority("Middle", root)
+    chain, out = tmp_path / "chain.pem", tmp_path / "anchor.der"
+    chain.write_bytes(chain_pem(server(middle, HOSTS), middle, root))
+    arguments = ("localhost", "--chain", chain, "--store", store(tmp_path), "--out", out)
+    question = "Is that the fingerprint"
+    code, said = talk([("Trust (", "intermediate"), (question, "n")], *arguments)
+    assert code == 1, said
+    assert not out.exists()
+    for words in ("lasts longest", "trusts less", "trusts this one server"):
+        assert words in said
+    code, said = talk([("Trust (", ""), (question, "y")], *arguments)  # root is the default
+    assert code == 0, said
+    assert fingerprint(root.certificate).upper() in said.replace(":", "")
+    assert out.read_bytes() == root.der

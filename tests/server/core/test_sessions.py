@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from fleetnet import errors, events
-from fleetnet.frame import READINGS
+from fleetnet.frame import CONFIG_STATE, READINGS
 from fleetnet.handshake import CAN_COMMAND, Hello
 from fleetnet.ports import port
 from fleetnet.session import Session
+from fleetnet_server.core.bodies import Message
 from fleetnet_server.core.commands import Commands
 from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.router import Router
@@ -27,6 +28,8 @@ from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.writer import Writer
 
 CA = pki.create_ca()
+NOTED = CONFIG_STATE
+BODY = b'[1800000000000,0,["t"],[[0,0,1]]]'
 
 
 class Link:
@@ -73,6 +76,29 @@ class Link:
         return found
 
 
+class Notes:
+    """A service that notes what it is told."""
+
+    capability = 0
+    kinds = frozenset((NOTED,))
+    live_kinds = frozenset((READINGS,))
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def opened(self, peer: Peer, hello: Hello) -> None:
+        self.heard.append("opened")
+
+    def received(self, peer: Peer, event: events.Received) -> None:
+        self.heard.append("received")
+
+    def durable(self, peer: Peer, message: Message) -> None:
+        self.heard.append("durable")
+
+    def closed(self, peer: Peer) -> None:
+        self.heard.append("closed")
+
+
 class World:
     """A registry, a table of sessions, and what looks after it, without a network."""
 
@@ -84,9 +110,12 @@ class World:
         self.router.writer = self.writer
         self.audit = Audit(self.store)
         self.commands = Commands(CommandTable(self.store))
+        self.notes = Notes()
         self.sessions = Sessions(
-            self.store, self.store, self.router, Services((self.commands,)), audit=self.audit
-        )
+            self.store, self.store, self.router, Services((self.commands, self.notes)),
+            audit=self.audit,
+            ack_delay_ms=60_000,  # no acknowledgement leaves by itself
+        )  # fmt: skip
         self.watch = Watch(
             AuditTable(self.store), PolicyFile(folder), CrlFolder(folder), self.sessions, self.audit
         )
@@ -150,10 +179,10 @@ async def test_a_live_session_is_dismissed_after_its_acknowledgements(
     case: str, world: World
 ) -> None:
     number = world.register()
-    reason, change = CHANGES[case]
+    _reason, change = CHANGES[case]
     link = world.open(Link())
     assert link.told() == ["opened"]
-    assert link.session.send(1, READINGS, b'[1800000000000,0,["t"],[[0,0,1]]]') == 1
+    assert link.session.send(1, READINGS, BODY) == 1
     link.pump()
     change(world.store)
     world.watch.look()
@@ -187,13 +216,22 @@ async def test_a_stranger_in_quarantine_has_no_service_until_it_is_enabled(world
     assert link.told() == ["opened"]
     (peer,) = world.sessions.live.values()
     assert (peer.is_quarantined, peer.capabilities, world.commands._lines) == (True, 0, {})
+    link.session.send(1, NOTED, b'[1,"applied",0]')
+    link.session.send_live(0, READINGS, BODY)
+    link.pump()
+    await world.writer.flush()
+    assert world.store.read("SELECT kind FROM messages") == [(NOTED,)]
     world.store.set_enabled("cam-1", True)
     world.watch.look()
     await world.watch.stop()
     assert link.told() == [errors.NORMAL]
     link.pump()
+    assert world.notes.heard == []
     again = world.open(Link())
     assert again.told() == ["opened"]
+    again.session.send_live(0, READINGS, BODY)
+    again.pump()
+    assert world.notes.heard == ["opened", "received"]
     assert list(world.commands._lines) == [peer.device_id]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from bad_network import DatagramWay, Faults, Send, UdpProxy
 from end_to_end.fleet import Fleet
+from fleetnet_server.store.sqlite import SqliteStore
 from server.cli.test_commands import fleetnet
 from server.doctor.bundles import diagnose
 
@@ -187,3 +189,20 @@ async def test_a_key_of_another_device_is_not_taken(fleet: Fleet) -> None:
     mine.write_text(json.dumps(config))
     found = await diagnose("-C", fleet.folder, "doctor", "--timeout", 1, "--name", "cam-8")
     assert "belongs to device 'cam-9'" in "".join(found.bad())
+
+
+async def test_revoked_quarantined_and_removed(fleet: Fleet, tmp_path: Path) -> None:
+    bundle = shutil.copytree(bundle_of(fleet), tmp_path / "copy")  # `remove` takes it away
+    arguments = ("-C", fleet.folder, "doctor", "--bundle", bundle)
+    await command(fleet, "device", "revoke", "cam-1")
+    found = "".join((await diagnose(*arguments)).bad())
+    assert "is revoked -> give it a new one: `fleetnet device claim cam-1`" in found
+    with SqliteStore(fleet.store) as store:
+        store.transact(
+            lambda connection: connection.execute("UPDATE devices SET state = 'quarantined'")
+        )
+    found = "".join((await diagnose(*arguments)).bad("warn"))
+    assert "device 'cam-1' is in quarantine" in found
+    await command(fleet, "device", "remove", "cam-1")
+    found = "".join((await diagnose(*arguments)).bad())
+    assert "device 'cam-1' was removed" in found

@@ -13,7 +13,7 @@ from fleetnet.errors import CredentialError
 from fleetnet_server.identity import anchoring, camera, converting, crl, formats, inspecting, pki
 from server.identity.chains import authority, make_key, server
 
-ROUNDS = 1500
+ROUNDS = 500
 
 
 def private(key: Any, form: str, encoding: str = "DER", password: bytes = b"") -> bytes:
