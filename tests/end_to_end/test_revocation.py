@@ -138,10 +138,12 @@ async def test_two_devices_with_one_identity_are_noticed(link: str, fleet: Fleet
     connection = schema.open_readable(fleet.store)
     try:
         took_s = await until(
-            lambda: connection.execute(
-                "SELECT count(*) FROM audit WHERE action = 'duplicate-identity'"
-            ).get
-            > 0,
+            lambda: (
+                connection.execute(
+                    "SELECT count(*) FROM audit WHERE action = 'duplicate-identity'"
+                ).get
+                > 0
+            ),
             "the alarm is raised",
             SOON_S,
             lambda: fleet.story() + fleet.log(),

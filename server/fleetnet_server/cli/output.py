@@ -11,7 +11,11 @@ import click
 
 def print_json(value: Any) -> None:
     """Print one JSON document on one line (RFC 8259)."""
-    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    if not text.isprintable():
+        # JSON escapes controls up to U+001F; a terminal obeys some above it as well (U+009B).
+        text = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+    click.echo(text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -156,7 +156,10 @@ def disable(folder: Path, name: str) -> None:
 @click.command()
 @click.argument("name")
 @click.option(
-    "--reason", type=click.Choice(REASONS), default="unspecified", show_default=True,
+    "--reason",
+    type=click.Choice(REASONS),
+    default="unspecified",
+    show_default=True,
     help="For the revocation list (RFC 5280).",
 )
 @_json_option
@@ -222,9 +225,7 @@ def _check_known(folder: Path, group: str) -> None:
     """A misspelt group would follow other rules than whoever typed it believes."""
     groups = load_policy(folder).groups
     if groups and group != DEFAULT_GROUP and group not in groups:
-        raise ConfigError(
-            f"policy.toml has no [group.{group}]: it has {', '.join(sorted(groups))}"
-        )
+        raise ConfigError(f"policy.toml has no [group.{group}]: it has {', '.join(sorted(groups))}")
 
 
 def _describe(store: SqliteStore, device: Device) -> dict[str, Any]:

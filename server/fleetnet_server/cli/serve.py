@@ -17,6 +17,17 @@ from fleetnet_server.app import Backend
 from fleetnet_server.config import Settings, load_settings
 
 
+class OneLine(logging.Formatter):
+    """A record is one line, whatever a device put into its texts; tracebacks keep theirs."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Escape what a terminal would obey."""
+        text = super().formatMessage(record)
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Log lines, and the ready line, as JSON.")
 @click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
@@ -79,7 +90,9 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 def configure_logging(as_json: bool, quiet: bool) -> None:
     """Send structlog and the standard library's log records to standard error."""
     level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine("%(levelname)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if as_json

@@ -112,7 +112,17 @@ class LiveReadings:
     def received(self, peer: "Peer", event: Received) -> None:
         """See Service."""
         now = int(time.time() * 1000)
-        allowed = None if peer.rules is None else peer.rules.channels
+        rules = peer.rules
+        if rules is not None:
+            # Best effort: what is too much or too large is not waited for.
+            most = rules.max_message
+            is_too_large = most is not None and len(event.payload) > most
+            if is_too_large or (peer.pace is not None and not peer.pace.room(1)):
+                self.refused += 1
+                return
+            if peer.pace is not None:
+                peer.pace.count()
+        allowed = None if rules is None else rules.channels
         found = inspect_body(READINGS, event.payload, peer.boot_offset, now, allowed)
         if found.problem is not None:
             self.refused += 1

@@ -66,8 +66,16 @@ class Router:
         peer.pending += 1
         self._waiting_bytes += len(payload)
         message = Message(
-            peer.device_id, peer.epoch_id, event.stream, event.seq, event.kind,
-            t0, t1, received_ms, body, problem,
+            peer.device_id,
+            peer.epoch_id,
+            event.stream,
+            event.seq,
+            event.kind,
+            t0,
+            t1,
+            received_ms,
+            body,
+            problem,
         )
         self.writer.put(message, peer)
         if self._waiting_bytes > _HIGH_BYTES and not self.is_shut:

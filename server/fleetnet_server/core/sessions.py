@@ -159,7 +159,6 @@ class Sessions:
         if self.live.get(peer.device_id) is not peer:
             return
         _log.warning("session ended", device=peer.name, why=reason_text(reason))
-        peer.acknowledge_now()
         peer.bye(reason)
         self._shut(peer)
 

@@ -83,6 +83,13 @@ def _of_trust(
 ) -> Finding:
     """The chain leads to none of the anchors: why?"""
     trusted = _list(anchors)
+    if chain[0] in anchors:
+        text = (
+            "the anchor is the server's own certificate, which a CA signed: mbedTLS takes a leaf "
+            "for an anchor only when it signed itself"
+        )
+        remedy = "trust its root: `fleetnet anchor HOST --out ca.der`; or pin its key"
+        return Finding("chain", BAD, text, remedy)
     way = anchoring.find_way(chain, [*anchors, *known])
     last = way.certificates[-1]
     if last in anchors and way.borrowed:

@@ -11,7 +11,8 @@ RFC 5280 section 6; RFC 6125 section 6.4 for names.
 
 import datetime
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from cryptography import x509
@@ -38,6 +39,8 @@ TRADE_OFFS = {
 
 # Longer ones are loops or attacks; the public web has 4.
 _DEEPEST = 8
+# A server could send CAs that all sign each other.
+_MOST_WAYS = 200
 
 
 class Way(NamedTuple):
@@ -58,7 +61,7 @@ class Way(NamedTuple):
 
 def find_way(sent: Sequence[x509.Certificate], store: Sequence[x509.Certificate]) -> Way:
     """Return the best way up: to a root of the store, with little that was not sent, short."""
-    ways = _climb((sent[0],), list(sent[1:]), list(store))
+    ways = islice(_climb((sent[0],), list(sent[1:]), list(store)), _MOST_WAYS)
     known = set(store)
     was_sent = set(sent)
     now = _now()
@@ -162,9 +165,14 @@ def walk(
         behind = [n for n in range(at + 1, len(sent)) if signs(sent[n], path[-1])]
         if not behind:
             return None
-        at = behind[0]
+        # Of several it prefers one that is valid today.
+        at = next((n for n in behind if _is_valid(sent[n])), behind[0])
         path.append(sent[at])
     return None
+
+
+def _is_valid(certificate: x509.Certificate) -> bool:
+    return certificate.not_valid_before_utc <= _now() <= certificate.not_valid_after_utc
 
 
 def signs(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
@@ -203,16 +211,16 @@ def _climb(
     path: tuple[x509.Certificate, ...],
     sent: list[x509.Certificate],
     store: list[x509.Certificate],
-) -> list[tuple[x509.Certificate, ...]]:
-    """Return every way from the end of ``path`` up to where it goes no further."""
-    child = path[-1]
-    if child.subject == child.issuer or len(path) > _DEEPEST:
-        return [path]
-    found: list[tuple[x509.Certificate, ...]] = []
-    for one in dict.fromkeys([*store, *sent]):
-        if one not in path and signs(one, child):
-            found += _climb((*path, one), sent, store)
-    return found or [path]
+) -> Iterator[tuple[x509.Certificate, ...]]:
+    """Yield every way from the end of ``path`` up to where it goes no further."""
+    child, is_end = path[-1], True
+    if child.subject != child.issuer and len(path) <= _DEEPEST:
+        for one in dict.fromkeys([*store, *sent]):
+            if one not in path and signs(one, child):
+                is_end = False
+                yield from _climb((*path, one), sent, store)
+    if is_end:
+        yield path
 
 
 def _way(

@@ -61,14 +61,19 @@ def identity(der: bytes) -> tuple[str, int]:
     if not isinstance(names, x509.SubjectAlternativeName):
         raise IdentityError("certificate has no readable subject alternative name")
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    found = [uri.removeprefix(URI_PREFIX) for uri in uris if uri.startswith(URI_PREFIX)]
+    # RFC 8141 section 2: case does not count in "urn:" and the namespace. Another program may
+    # take the name that is spelt so for the one that counts.
+    found = [uri for uri in uris if uri[: len(URI_PREFIX)].lower() == URI_PREFIX]
     if len(found) != 1:
         raise IdentityError(f"certificate names {len(found)} fleetnet devices, not one")
+    if not found[0].startswith(URI_PREFIX):
+        raise IdentityError(f"certificate spells {found[0][:80]!r}: {URI_PREFIX} is in lower case")
+    name = found[0].removeprefix(URI_PREFIX)
     if serial <= 0:
         raise IdentityError(f"certificate has serial number {serial}, which RFC 5280 forbids")
-    if not is_device_name(found[0]):
-        raise IdentityError(f"certificate names {found[0][:80]!r}, which is no device name")
-    return found[0], serial
+    if not is_device_name(name):
+        raise IdentityError(f"certificate names {name[:80]!r}, which is no device name")
+    return name, serial
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:

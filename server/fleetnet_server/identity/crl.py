@@ -107,7 +107,14 @@ def revoked_serials(folder: Path, authorities: Iterable[bytes]) -> frozenset[tup
     """
     known = [x509.load_der_x509_certificate(der) for der in authorities]
     found: set[tuple[bytes, int]] = set()
-    for path in sorted((folder / "ca" / "crls").glob("*")):
+    place = folder / "ca" / "crls"
+    try:
+        paths = sorted(place.iterdir())
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise CredentialError(f"{place} cannot be read: {error}") from error
+    for path in paths:
         if path.suffix in (".der", ".pem", ".crl"):
             crl = read_crl(path)
             check_signed_by(crl, known, str(path))

@@ -6,6 +6,9 @@ from fleetnet.errors import CredentialError
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.crl import revoked_serials
 
+# What cannot be looked at; () would mean that there is nothing.
+_UNSEEN = ("", -1, -1)
+
 
 class CrlFolder:
     """FOLDER/ca/crls, read again when it changes; a list that cannot be read changes nothing.
@@ -46,9 +49,22 @@ class CrlFolder:
         return revoked_serials(self._folder, Authority.load(self._folder).client_anchors)
 
     def _stat(self) -> tuple[tuple[str, int, int], ...]:
+        """Return what changes with the lists; () only where there is no folder of them.
+
+        A folder or a list that cannot be looked at is no empty one: reading it says so.
+        """
         try:
             paths = sorted((self._folder / "ca" / "crls").iterdir())
-            found = [(path.name, path.stat()) for path in paths]
-        except OSError:
+        except FileNotFoundError:
             return ()
-        return tuple((name, one.st_mtime_ns, one.st_size) for name, one in found)
+        except OSError:
+            return (_UNSEEN,)
+        return tuple(map(_mark, paths))
+
+
+def _mark(path: Path) -> tuple[str, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (path.name, *_UNSEEN[1:])
+    return path.name, found.st_mtime_ns, found.st_size

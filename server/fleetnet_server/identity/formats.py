@@ -7,6 +7,7 @@ hold several of them. What cannot be read is said by name, with what to do.
 
 import base64
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +45,9 @@ _LABELS = {
     "ENCRYPTED PRIVATE KEY": KEY,
 }
 _PEM_LABELS = {kind: label for label, kind in reversed(_LABELS.items()) if kind != KEY}
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
+_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
+# After so many that have no end it is no PEM, and looking for each end takes time.
+_MAX_UNENDED = 16
 # What the parser raises; the classes do not share a base.
 UNREADABLE = (
     ValueError,
@@ -182,17 +185,16 @@ def _words(error: Exception) -> str:
 def _read_pem(data: bytes, whose: str, password: bytes | None) -> tuple[Item, ...]:
     items: list[Item] = []
     others: list[str] = []
-    for found in _BLOCK.finditer(data):
-        label = found[1].decode()
+    for label, block in _blocks(data):
         if label in ("PKCS7", "CMS"):
-            items += _pkcs7(found[0], whose, PEM)
+            items += _pkcs7(block, whose, PEM)
         elif label == "TRUSTED CERTIFICATE":
             raise CredentialError(
                 f"{whose} is a certificate with OpenSSL's own trust settings: "
                 "`openssl x509 -in IN -out OUT` leaves them out"
             )
         elif label in _LABELS:
-            items.append(_read_block(_LABELS[label], found[0], whose, password))
+            items.append(_read_block(label, block, whose, password))
         elif label != "EC PARAMETERS":  # `openssl ecparam -genkey` puts them before the key
             others.append(label)
     if not items:
@@ -204,7 +206,21 @@ def _read_pem(data: bytes, whose: str, password: bytes | None) -> tuple[Item, ..
     return tuple(items)
 
 
-def _read_block(kind: str, block: bytes, whose: str, password: bytes | None) -> Item:
+def _blocks(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield (label, block) of a PEM text; in one pass, whatever it holds (RFC 7468)."""
+    at, unended = 0, 0
+    while (found := _BEGIN.search(data, at)) and unended < _MAX_UNENDED:
+        foot = b"-----END " + found[1] + b"-----"
+        end = data.find(foot, found.end())
+        if end < 0:
+            at, unended = found.end(), unended + 1
+            continue
+        at = end + len(foot)
+        yield found[1].decode(), data[found.start() : at]
+
+
+def _read_block(label: str, block: bytes, whose: str, password: bytes | None) -> Item:
+    kind = _LABELS[label]
     load: Any = {
         CERTIFICATE: x509.load_pem_x509_certificate,
         REQUEST: x509.load_pem_x509_csr,
@@ -213,9 +229,7 @@ def _read_block(kind: str, block: bytes, whose: str, password: bytes | None) -> 
     }.get(kind)
     if kind == KEY:
         is_encrypted = b"ENCRYPTED" in block
-        label = _BLOCK.match(block)
-        name = label[1].decode() if label else ""
-        form = {"EC PRIVATE KEY": "SEC 1", "RSA PRIVATE KEY": "PKCS #1"}.get(name, "PKCS #8")
+        form = {"EC PRIVATE KEY": "SEC 1", "RSA PRIVATE KEY": "PKCS #1"}.get(label, "PKCS #8")
         value = _load_key(block, whose, password, is_encrypted)
         return Item(KEY, form, PEM, value, is_encrypted, b"" if is_encrypted else _unwrap(block))
     try:
@@ -311,8 +325,7 @@ def _load_key(data: bytes, whose: str, password: bytes | None, is_encrypted: boo
 
 def _unwrap(block: bytes) -> bytes:
     """Return what stands between the lines BEGIN and END of a PEM block (RFC 7468)."""
-    found = _BLOCK.match(block)
-    return base64.b64decode(found[2]) if found else b""
+    return base64.b64decode(block.split(b"-----")[2])
 
 
 def _pem(label: str, der: bytes) -> bytes:

@@ -215,7 +215,7 @@ def _names(where: str, key: str, section: Mapping[str, Any]) -> Names | None:
         return None
     value = section[key]
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-        raise ConfigError(f"{where}: {key} = {value!r}: write a list of names, as in [\"temp*\"]")
+        raise ConfigError(f'{where}: {key} = {value!r}: write a list of names, as in ["temp*"]')
     return Names(value)
 
 

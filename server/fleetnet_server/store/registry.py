@@ -245,9 +245,7 @@ class DeviceTable:
                 (name, group, json.dumps(found, sort_keys=True)),
             )
             detail = {"group": group, "labels": labels, "without": list(without)}
-            add_audit(
-                connection, actor, CHANGED, name, {key: v for key, v in detail.items() if v}
-            )
+            add_audit(connection, actor, CHANGED, name, {key: v for key, v in detail.items() if v})
 
         self._database.transact(work)
         device = self.lookup(name)
@@ -370,9 +368,7 @@ def _number(connection: apsw.Connection, name: str) -> int:
     return int(found)
 
 
-def _revoke_all(
-    connection: apsw.Connection, number: int, name: str, reason: str
-) -> list[str]:
+def _revoke_all(connection: apsw.Connection, number: int, name: str, reason: str) -> list[str]:
     """Revoke what the table knows, and what the server saw that the table does not know."""
     now_ms = _now_ms()
     seen = connection.execute(

@@ -182,6 +182,33 @@ def test_an_expired_cross_sign_does_not_hide_the_root(tmp_path: Path) -> None:
     assert "ended, so a camera refuses" in gone["error"]
 
 
+def test_a_renewed_intermediate_beside_the_old_one(runtime: Interpreter, tmp_path: Path) -> None:
+    root = authority("Root")
+    middle = authority("Middle", root)
+    ended = authority("x", root, key=middle.key, subject=middle.certificate.subject, end=-0.5)
+    out = tmp_path / "anchor.der"
+    with tls_peer(server(middle, HOSTS), ended, middle) as peer:
+        where = f"localhost:{peer.port}"
+        found = anchor(where, "--store", store(tmp_path, root), "--out", out)
+        assert problems(found) == ""
+        assert connects(runtime, peer.port, "localhost", out) == "ok"
+
+
+def test_cas_that_all_sign_each_other_cost_no_time(tmp_path: Path) -> None:
+    """Ten names, each signed by each: 10! ways up."""
+    own = [authority(f"CA {number}") for number in range(10)]
+    crowd = [
+        authority("x", by, key=one.key, subject=one.certificate.subject)
+        for one in own
+        for by in own
+        if by is not one
+    ]
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(chain_pem(server(own[0], HOSTS), *crowd))
+    found = anchor("localhost", "--chain", chain, "--store", store(tmp_path), code=1)
+    assert found["error"]
+
+
 # -- what is wrong is named ----------------------------------------------------------------
 
 

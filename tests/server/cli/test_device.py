@@ -106,9 +106,10 @@ def test_a_new_bundle(fleet: Path) -> None:
     assert [bool(one["revoked_ms"]) for one in show(fleet, "cam-1")["certificates"]] == [
         False, True,
     ]  # fmt: skip
-    assert "leave --again out" in fleetnet(
-        "-C", fleet, "device", "add", "--again", "nobody", code=1
-    ).stderr
+    assert (
+        "leave --again out"
+        in fleetnet("-C", fleet, "device", "add", "--again", "nobody", code=1).stderr
+    )
     assert "already registered" in fleetnet("-C", fleet, "device", "add", "cam-1", code=1).stderr
 
 

@@ -114,7 +114,7 @@ class World:
         self.sessions = Sessions(
             self.store, self.store, self.router, Services((self.commands, self.notes)),
             audit=self.audit,
-            ack_delay_ms=60_000,  # no acknowledgement leaves by itself
+            ack_delay_ms=10_000,  # no acknowledgement leaves by itself
         )  # fmt: skip
         self.watch = Watch(
             AuditTable(self.store), PolicyFile(folder), CrlFolder(folder), self.sessions, self.audit

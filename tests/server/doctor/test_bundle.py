@@ -235,13 +235,17 @@ def test_a_closed_port_and_no_address(root: Party, leaf: Party, tmp_path: Path) 
 def test_a_servers_address(root: Party, tmp_path: Path) -> None:
     ca = tmp_path / "ca.der"
     ca.write_bytes(root.der)
-    with tls_peer(server(root, HOSTS)) as peer:
+    peer_leaf = server(root, HOSTS)
+    with tls_peer(peer_leaf) as peer:
         found = doctor(f"localhost:{peer.port}", "--ca", ca)
         assert found.bad() == []
         assert "closed: nobody listens" in found.only("warn")  # UDP
         other = doctor(f"127.0.0.1:{peer.port}", "--ca", ca).only()
         assert "'127.0.0.1' is not in the server's certificate" in other
         assert doctor(f"127.0.0.1:{peer.port}", "--ca", ca, "--name", "localhost").bad() == []
+        ca.write_bytes(peer_leaf.der)
+        found = doctor(f"localhost:{peer.port}", "--ca", ca)
+        assert "the anchor is the server's own certificate" in found.only()
         assert "or the anchor is another CA's" in doctor(f"localhost:{peer.port}").only()
 
 

@@ -116,6 +116,15 @@ def test_the_structure_tells_what_it_is() -> None:
     assert found == kinds
 
 
+def test_begins_without_an_end_cost_no_time() -> None:
+    data = b"-----BEGIN CERTIFICATE-----\n" * 500_000  # minutes, if each were looked up
+    with pytest.raises(CredentialError, match="cut off"):
+        formats.read(data, "file")
+    few = b"-----BEGIN CERTIFICATE-----\n" * 3
+    with pytest.raises(CredentialError):
+        formats.read(few + SAMPLES["pem"], "file")
+
+
 def test_a_key_never_shows_in_a_message() -> None:
     key = SAMPLES["sec1"]
     with pytest.raises(CredentialError) as caught:

@@ -27,9 +27,7 @@ def put(store: SqliteStore, device_id: int, seq: int, value: int = 1) -> None:
     body = f'[{NOW},0,["t"],[[0,{seq},{value}]]]'.encode()
     epoch = store.epoch_id(device_id, b"epoch-%02d" % device_id)
     t0, t1, problem, kept = inspect_body(READINGS, body, lambda boot: None, NOW)
-    store.commit(
-        [Message(device_id, epoch, 1, seq, READINGS, t0, t1, NOW + seq, kept, problem)]
-    )
+    store.commit([Message(device_id, epoch, 1, seq, READINGS, t0, t1, NOW + seq, kept, problem)])
 
 
 def last(store: SqliteStore) -> Entry:
