@@ -11,8 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from fleetnet.errors import CredentialError
+from fleetnet_server.cli.actor import actor
 from fleetnet_server.cli.init import create_credentials, server_hosts
-from fleetnet_server.cli.output import print_json
+from fleetnet_server.cli.output import flat, print_json
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import FolderError
 from fleetnet_server.identity import crl, imported, rollover
@@ -27,6 +28,7 @@ from fleetnet_server.identity.generations import (
     write_ledger,
 )
 from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.expiry import devices_with_marks
 from fleetnet_server.store.sqlite import SqliteStore
 
@@ -160,7 +162,9 @@ def rotate(
                 folder, name=name, key_type=key_type, permit=permit, root_key_file=offline_root
             )
             step = "a new CA signs devices; the server still presents the old one"
-        Authority.load(folder).write_crls(folder, revoked_in(store))
+        authority = Authority.load(folder)
+        _note(store, "ca-rotate", authority, step=step)
+        authority.write_crls(folder, revoked_in(store))
     click.echo(f"Done: {step}.")
     click.echo(f"Next: {_next_step(Authority.load(folder))}")
 
@@ -202,7 +206,10 @@ def import_command(
     if listed:
         _keep_crl(folder, number, listed)
     with SqliteStore(settings.store_path(folder)) as store:
-        Authority.load(folder).write_crls(folder, revoked_in(store))
+        authority = Authority.load(folder)
+        name = x509.load_der_x509_certificate(pair.certificate).subject.rfc4514_string()
+        _note(store, "ca-import", authority, number=number, name=name, signs=key is not None)
+        authority.write_crls(folder, revoked_in(store))
     click.echo(said)
 
 
@@ -211,8 +218,12 @@ def import_command(
 @click.pass_obj
 def forget(folder: Path, number: int) -> None:
     """Let the devices of the imported CA NUMBER in no longer (see `ca show`)."""
-    load_settings(folder)
-    rollover.forget(folder, number)
+    settings = load_settings(folder)
+    authority = rollover.forget(folder, number)
+    # A list of a CA that does not count would keep the server from starting.
+    _kept_crl(folder, number).unlink(missing_ok=True)
+    with SqliteStore(settings.store_path(folder)) as store:
+        _note(store, "ca-forget", authority, number=number)
     click.echo(f"CA {number} is not accepted any more.")
 
 
@@ -271,10 +282,23 @@ def _checked_crl(path: Path, authorities: tuple[bytes, ...]) -> bytes:
 
 
 def _keep_crl(folder: Path, number: int, data: bytes) -> None:
-    place = folder / "ca" / "crls"
-    if not place.exists():
-        make_private_folder(place)
-    replace_file(place / f"imported-{number}.crl", data, PUBLIC)
+    place = _kept_crl(folder, number)
+    if not place.parent.exists():
+        make_private_folder(place.parent)
+    replace_file(place, data, PUBLIC)
+
+
+def _kept_crl(folder: Path, number: int) -> Path:
+    return folder / "ca" / "crls" / f"imported-{number}.crl"
+
+
+def _note(store: SqliteStore, action: str, authority: Authority, **detail: Any) -> None:
+    """Who counts is as much a decision on devices as any: it belongs into the audit log."""
+    ledger = authority.ledger
+    counting = {"issuing": ledger.issuing, "trusted": ledger.trusted, "accepted": ledger.accepted}
+    store.transact(
+        lambda connection: add_audit(connection, actor(), action, None, {**detail, **counting})
+    )
 
 
 def _all(authority: Authority) -> list[Generation]:
@@ -329,11 +353,12 @@ def _print(document: dict[str, Any]) -> None:
         for kind in ("root",) if one["flat"] else ("root", "issuing"):
             facts = one[kind]
             click.echo(
-                f"  {kind}: {facts['name']}, {facts['key_type']}, until {facts['not_after']} "
+                f"  {kind}: {flat(facts['name'])}, {facts['key_type']}, until {facts['not_after']} "
                 f"({facts['days_left']} days), {facts['bytes']} B"
             )
             click.echo(f"    SHA-256 {facts['sha256']}")
         if not one["flat"]:
             click.echo(f"  root's key: {one['root_key']}")
         permit = one["permitted"]
-        click.echo(f"  may sign for: {'any host' if permit is None else ', '.join(permit)}")
+        hosts = "any host" if permit is None else flat(", ".join(permit))
+        click.echo(f"  may sign for: {hosts}")

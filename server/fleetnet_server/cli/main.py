@@ -92,9 +92,11 @@ class LazyGroup(click.Group):
         except Exception as error:
             # Imported here: the help must not need the shared library's own imports.
             from fleetnet.errors import FleetError
+            from fleetnet_server.cli.output import plain
 
             if isinstance(error, FleetError):
-                raise click.ClickException(str(error)) from error
+                # It may quote what came over the network, or out of somebody's certificate.
+                raise click.ClickException(plain(str(error))) from error
             raise
 
 

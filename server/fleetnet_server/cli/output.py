@@ -57,6 +57,12 @@ def format_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def plain(text: str) -> str:
+    """Return text with what a terminal would obey escaped, and further lines set in."""
+    shown = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return "".join(shown).replace("\n", "\n  ")
+
+
 def flat(text: str) -> str:
     """Return text of a device without what a terminal would obey."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -169,7 +169,11 @@ def export(folder: Path, target: Path, as_json: bool) -> None:
         enabled = {device.name for device in store.devices() if device.is_enabled}
         found = [one for one in table.all() if one.device in enabled and not one.enrol]
         secret = _secret(folder, table)
-    lines = [f"{one.identity}:{decrypt(secret, one.identity, one.sealed).hex()}\n" for one in found]
+        lines = [
+            f"{one.identity}:{decrypt(secret, one.identity, one.sealed).hex()}\n" for one in found
+        ]
+        # First: a copy of every key that nobody noted is worse than a note without a copy.
+        table.note_export([one.identity for one in found], str(target.absolute()), _actor())
     try:
         replace_file(target, "".join(lines).encode())
     except OSError as error:

@@ -17,6 +17,7 @@ ADDED = "psk-add"
 ROTATED = "psk-rotate"
 REMOVED = "psk-remove"
 RETIRED = "psk-retire"  # a newer key of the device was seen
+EXPORTED = "psk-export"
 
 _ENDINGS = (REMOVED, RETIRED, ROTATED, FORGOTTEN)
 
@@ -145,6 +146,13 @@ class PskTable:
             return old
 
         return self._store.transact(work)
+
+    def note_export(self, identities: list[str], target: str, actor: str) -> None:
+        """Note that keys are about to leave the store, and commit."""
+        detail = {"identities": identities, "file": target}
+        self._store.transact(
+            lambda connection: add_audit(connection, actor, EXPORTED, None, detail)
+        )
 
     def note_used(self, used: Mapping[str, int]) -> list[str]:
         """Note when sessions were begun (unix ms by identity), and commit.
