@@ -1,5 +1,7 @@
 """Shared fixtures, and what every run says at its end: which MicroPythons took part."""
 
+import gc
+
 import pytest
 
 from interpreters import table
@@ -10,6 +12,11 @@ from pki import Pki, make_pki
 def pki() -> Pki:
     """Credentials of this run; no key is ever stored in the tree."""
     return make_pki()
+
+
+def pytest_collection_finish() -> None:
+    """A device collects before each connection: not over and over all that pytest holds."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

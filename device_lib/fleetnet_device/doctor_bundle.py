@@ -119,12 +119,11 @@ def _examine_file(report: "Report", credentials: Credentials, what: str) -> None
     elif len(data) > _MAX_FILE:
         report.add(BAD, "bundle", "%s is above %d B" % (name, _MAX_FILE), "is it the right file?")
     elif b"-----BEGIN" in data:
-        command = "pkey" if what == "key" else "x509"
         report.add(
             WARN,
             "bundle",
             "%s is PEM, which some firmwares do not read" % name,
-            "convert it on the PC: openssl %s -in FILE -outform DER -out %s" % (command, name),
+            "convert it on the PC: fleetnet cert convert FILE %s --camera" % name,
         )
     elif data[:1] != b"\x30":
         report.add(BAD, "bundle", "%s (%d B) is neither DER nor PEM" % (name, len(data)), _COPY)

@@ -117,31 +117,31 @@ def _key(data, pem):
     try:
         kind = der.algorithm(to_der(data))
     except CredentialError:
-        return "the key is %s" % _form(data, "pkey")
+        return "the key is %s" % _form(data)
     if kind == der.PBES2:
         return "the key is encrypted: store it without a pass phrase"
     if kind == der.ED25519:
         return "the key is Ed25519, which mbedTLS lacks: " + _P256
     if kind not in (der.EC, der.RSA):
         return "the kind of the key is unknown: " + _P256
-    return _pem_note(data, "key", "pkey") if pem else ""
+    return _pem_note(data, "key") if pem else ""
 
 
 def _certificate(data, pem):
     try:
         kind = der.algorithm(der.spki(to_der(data)))
     except CredentialError:
-        return "the certificate is %s" % _form(data, "x509")
+        return "the certificate is %s" % _form(data)
     if kind == der.ED25519:
         return "the certificate is for Ed25519, which mbedTLS lacks: " + _P256
     if kind not in (der.EC, der.RSA):
         return "the kind of the certificate's key is unknown: " + _P256
-    return _pem_note(data, "certificate", "x509") if pem else ""
+    return _pem_note(data, "certificate") if pem else ""
 
 
-def _form(data, command):
+def _form(data):
     if _is_pem(data):
-        return "damaged PEM; DER is surer (openssl %s -outform DER)" % command
+        return "damaged PEM; DER is surer: `fleetnet cert convert FILE OUT --camera`"
     if not data:
         return "empty"
     if data[0] != 0x30:
@@ -149,10 +149,10 @@ def _form(data, command):
     return "not what it should be (another kind of file?), or cut short: copy it again"
 
 
-def _pem_note(data, name, command):
+def _pem_note(data, name):
     if not _is_pem(data):
         return ""
-    return "the %s is PEM, and this firmware may take DER only (openssl %s -outform DER)" % (
-        name,
-        command,
+    return (
+        "the %s is PEM, and this firmware may take DER only: "
+        "`fleetnet cert convert FILE OUT --camera`" % name
     )

@@ -127,7 +127,9 @@ class SecureProtocol(asyncio.Protocol):
     def send(self, data: bytes) -> None:
         """Encrypt and hand to the transport; nothing happens on a closed connection."""
         transport = self._transport
-        if transport is None or self._is_discarding:
+        # A connection that broke is closing before connection_lost says so; asyncio complains
+        # of a fifth write to it on standard error.
+        if transport is None or self._is_discarding or transport.is_closing():
             return
         if self._ssl is None:
             transport.write(data)

@@ -11,10 +11,5 @@ from end_to_end.fleet import Fleet
 @pytest.fixture
 async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     """A fleet whose server runs."""
-    made = Fleet(tmp_path / "fleet")
-    try:
-        await made.start_server()
+    async with Fleet(tmp_path / "fleet") as made:
         yield made
-        assert "Traceback" not in made.log(), made.log()
-    finally:
-        await made.close()

@@ -1,11 +1,10 @@
 """A fleet of real processes for tests: `fleetnet serve`, and device programs that talk to it.
 
-    fleet = Fleet(tmp_path / "fleet")
-    await fleet.start_server()
-    device = await fleet.start_device("cam-1", "dtls", runtime)
-    await fleet.kill_server()               # SIGKILL, then start_server() again: same ports
-    await device.finish()
-    assert faults_of(fleet.store, [device.account()]) == []
+    async with Fleet(tmp_path / "fleet") as fleet:
+        device = await fleet.start_device("cam-1", "dtls", runtime)
+        await fleet.kill_server()           # SIGKILL, then start_server() again: same ports
+        await device.finish()
+        assert faults_of(fleet.store, [device.account()]) == []
 
 Waiting is polling for a condition under a deadline (``until``); no test sleeps to be right.
 """
@@ -20,6 +19,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import fleetnet_server
 from bad_network import Address
@@ -228,6 +228,21 @@ class Fleet:
         """Let all devices end cleanly; return their accounts."""
         await asyncio.gather(*(device.finish() for device in self.devices))
         return [device.account() for device in self.devices]
+
+    async def __aenter__(self) -> Self:
+        """Start the server."""
+        try:
+            await self.start_server()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        """End everything; a stack trace in the server's log fails the test."""
+        await self.close()
+        if kind is None:
+            assert "Traceback" not in self.log(), self.log()
 
     async def close(self) -> None:
         """End whatever still runs."""

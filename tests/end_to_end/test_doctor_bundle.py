@@ -127,7 +127,8 @@ async def test_pem_is_told(runtime: Interpreter | None, fleet: Fleet) -> None:
     (bundle / "key.der").write_bytes(key_pem((bundle / "key.der").read_bytes()))
     found = await diagnose(runtime, bundle)
     assert found.levels()["bundle"] == "warn" and found.result["ok"], found.text
-    assert "openssl x509" in found.text and "openssl pkey" in found.text
+    assert "fleetnet cert convert FILE cert.der --camera" in found.text
+    assert "fleetnet cert convert FILE key.der --camera" in found.text
 
 
 @each_runtime

@@ -19,13 +19,8 @@ YEAR_2000 = "@2000-01-01 00:00:00"
 
 @pytest.fixture
 async def fleet(tmp_path: Path) -> AsyncIterator[RotatingFleet]:
-    made = RotatingFleet(tmp_path / "fleet")
-    try:
-        await made.start_server()
+    async with RotatingFleet(tmp_path / "fleet") as made:
         yield made
-        assert "Traceback" not in made.log(), made.log()
-    finally:
-        await made.close()
 
 
 @pytest.mark.parametrize("link", ["tls", "dtls"])

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,6 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sb
 RUNTIMES = [*interpreters(), None]
 every_runtime = pytest.mark.parametrize("runtime", RUNTIMES, ids=name_of)
 every_link = pytest.mark.parametrize("link", ["tls", "dtls"])
-
-
-@pytest.fixture
-async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
-    made = Fleet(tmp_path / "fleet")
-    try:
-        await made.start_server()
-        yield made
-        assert "Traceback" not in made.log(), made.log()
-    finally:
-        await made.close()
 
 
 def run(fleet: Fleet, *arguments: str) -> Any:

@@ -20,13 +20,8 @@ EVERYBODY = [(runtime, link) for runtime in runtimes() for link in ("tls", "dtls
 
 @pytest.fixture
 async def fleet(tmp_path: Path) -> AsyncIterator[RotatingFleet]:
-    made = RotatingFleet(tmp_path / "fleet")
-    try:
-        await made.start_server()
+    async with RotatingFleet(tmp_path / "fleet") as made:
         yield made
-        assert "Traceback" not in made.log(), made.log()
-    finally:
-        await made.close()
 
 
 async def start_everybody(fleet: RotatingFleet, own_key: bool = False) -> list[str]:

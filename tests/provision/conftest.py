@@ -14,12 +14,8 @@ Boards = Callable[..., PtyBoard]
 
 @pytest.fixture
 async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
-    made = Fleet(tmp_path / "fleet")
-    try:
-        await made.start_server()
+    async with Fleet(tmp_path / "fleet") as made:
         yield made
-    finally:
-        await made.close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,6 +1,5 @@
 """`fleetnet psk`: pre-shared keys of devices. A key is shown once, or only put into a bundle."""
 
-import getpass
 import json
 import secrets
 import shutil
@@ -9,6 +8,7 @@ from typing import Any
 
 import click
 
+from fleetnet_server.cli.actor import actor
 from fleetnet_server.cli.device import bundle_config
 from fleetnet_server.cli.output import format_time, print_json, print_table
 from fleetnet_server.config import load_settings
@@ -62,14 +62,14 @@ def add(
     with SqliteStore(settings.store_path(folder)) as store:
         table = PskTable(store)
         secret = _secret(folder, table)
-        device = store.lookup(name) or store.add_device(name, _actor())
-        identity = table.add(device, lambda it: encrypt(secret, it, key), _actor(), enrol)
+        device = store.lookup(name) or store.add_device(name, actor())
+        identity = table.add(device, lambda it: encrypt(secret, it, key), actor(), enrol)
         if place is not None:
             config = bundle_config(folder, settings, name, transport)
             try:
                 _make_bundle(place, config, identity, key)
             except BaseException:
-                table.remove(device, _actor())  # nobody has this key
+                table.remove(device, actor())  # nobody has this key
                 raise
     _show(as_json, name, identity, key, place)
 
@@ -91,7 +91,7 @@ def rotate(folder: Path, name: str, bits: str, now: bool, bundle: bool, as_json:
         table = PskTable(store)
         device = _device(store, name)
         secret = _secret(folder, table)
-        identity = table.rotate(device, lambda it: encrypt(secret, it, key), _actor(), now)
+        identity = table.rotate(device, lambda it: encrypt(secret, it, key), actor(), now)
     if place is not None:
         config["psk"] = _config_entry(identity, key)
         try:
@@ -145,7 +145,7 @@ def remove(folder: Path, name: str, as_json: bool) -> None:
     """Take all keys of device NAME away; a session that lives on one ends."""
     settings = load_settings(folder)
     with SqliteStore(settings.store_path(folder)) as store:
-        gone = PskTable(store).remove(_device(store, name), _actor())
+        gone = PskTable(store).remove(_device(store, name), actor())
     if not gone:
         raise StoreError(f"device {name!r} has no pre-shared key: see `fleetnet psk list`")
     if as_json:
@@ -173,7 +173,7 @@ def export(folder: Path, target: Path, as_json: bool) -> None:
             f"{one.identity}:{decrypt(secret, one.identity, one.sealed).hex()}\n" for one in found
         ]
         # First: a copy of every key that nobody noted is worse than a note without a copy.
-        table.note_export([one.identity for one in found], str(target.absolute()), _actor())
+        table.note_export([one.identity for one in found], str(target.absolute()), actor())
     try:
         replace_file(target, "".join(lines).encode())
     except OSError as error:
@@ -194,13 +194,6 @@ def _device(store: SqliteStore, name: str) -> Device:
     if found is None:
         raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
     return found
-
-
-def _actor() -> str:
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):
-        return "cli"  # a user without a name, as in containers
 
 
 def _config_entry(identity: str, key: bytes) -> dict[str, str]:

@@ -18,13 +18,8 @@ def write_new_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
         FolderError: there is a file of that name; it was left alone.
         OSError: disk full, no permission; no file of that name was left.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    temporary = _write_beside(path, data, mode)
     try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
         # A rename would replace an existing file; a link never does.
         os.link(temporary, path)
     except FileExistsError:
@@ -40,6 +35,17 @@ def replace_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
     Raises:
         OSError: disk full, no permission; the old one was left alone.
     """
+    temporary = _write_beside(path, data, mode)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _write_beside(path: Path, data: bytes, mode: int) -> Path:
+    """Write a file of another name into the same folder; it is on the disk on return."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -47,11 +53,10 @@ def replace_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    return temporary
 
 
 def make_private_folder(path: Path) -> None:

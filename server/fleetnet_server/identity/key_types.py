@@ -105,7 +105,7 @@ def read_private_key(data: bytes, whose: str) -> PrivateKey:
         key = load(data, password=None)
     except TypeError:
         raise CredentialError(
-            f"{whose} is encrypted: decrypt it first, `openssl pkey -in KEY -out PLAIN`"
+            f"{whose} is encrypted: decrypt it first, `fleetnet cert convert KEY PLAIN`"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise CredentialError(f"{whose} cannot be read as a private key, DER or PEM") from None

@@ -16,12 +16,8 @@ from server.doctor.bundles import diagnose
 
 @pytest.fixture
 async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
-    made = Fleet(tmp_path / "fleet")
-    try:
-        await made.start_server()
+    async with Fleet(tmp_path / "fleet") as made:
         yield made
-    finally:
-        await made.close()
 
 
 @pytest.fixture(params=interpreters(), ids=lambda each: each.name)

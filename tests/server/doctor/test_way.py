@@ -18,12 +18,8 @@ from server.doctor.bundles import diagnose
 
 @pytest.fixture
 async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
-    made = Fleet(tmp_path / "fleet")
-    try:
-        await made.start_server()
+    async with Fleet(tmp_path / "fleet") as made:
         yield made
-    finally:
-        await made.close()
 
 
 def bundle_of(fleet: Fleet, **config: object) -> Path:
