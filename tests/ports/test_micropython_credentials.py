@@ -83,7 +83,7 @@ def test_what_cannot_be_used(runtime: Interpreter, pki: Pki) -> None:
         ((ca, cert, cert), ["key"]),
         ((b"", None, None), ["no trust anchor", "ca="]),
         ((b"ssh-rsa AAAA", None, None), ["neither DER nor PEM"]),
-        ((pem[:200], None, None), ["PEM", "-outform DER"]),
+        ((pem[:200], None, None), ["PEM", "fleetnet cert convert"]),
         ((ca, cert, None), ["cert= and key="]),
         ((ca, None, key), ["cert= and key="]),
     ]
