@@ -29,6 +29,7 @@ from fleetnet_server.core.sessions import Sessions
 from fleetnet_server.core.watch import Watch
 from fleetnet_server.crls import Crls
 from fleetnet_server.errors import FolderError
+from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.crl_folder import CrlFolder
 from fleetnet_server.identity.expiry import Expiry
 from fleetnet_server.identity.policy import PolicyFile, Rules
@@ -134,6 +135,8 @@ class Backend:
         # First: whoever may no longer be here goes, whatever the others meet.
         changes = AuditTable(self.store)
         watch = Watch(changes, self.policy, self._lists, self.sessions, self.audit)
+        watch.use_issuers(*Authority.load(self.folder).issuers)
+        self._watch = watch
         self._lookout = Lookout(
             (
                 watch, self.commands, self.configs, self.psks, self.rotations, self.enrolment,
@@ -199,6 +202,7 @@ class Backend:
 
     def _on_reload(self) -> None:
         self._upkeep.wake()
+        self._watch.use_issuers(*Authority.load(self.folder).issuers)
         detail = {"serial": f"{self.listeners.serial:x}"}
         self.audit.note("server", "certificates-reloaded", None, detail)
 

@@ -10,6 +10,7 @@ from cryptography import x509
 
 from fail_closed.guest import Guest, bundle_of, make_fleet
 from fail_closed.hostile import leaf_of
+from fleetnet import errors
 from fleetnet.errors import CredentialError, FleetError
 from fleetnet_server.app import Backend
 from fleetnet_server.cli.main import main
@@ -19,6 +20,8 @@ from fleetnet_server.identity.certificate import identity
 from fleetnet_server.identity.crl import Revoked, make_crl
 from fleetnet_server.identity.crl_folder import CrlFolder
 from fleetnet_server.identity.names import URI_PREFIX
+from fleetnet_server.store.audit import AuditTable
+from fleetnet_server.store.sqlite import SqliteStore
 
 OURS = URI_PREFIX + "cam-1"
 CA = pki.create_ca("anybody's")
@@ -103,11 +106,15 @@ async def test_a_ca_that_is_forgotten_takes_its_list_along(tmp_path: Path) -> No
         assert done.exit_code == 0, done.output
 
     run("import", "--cert", tmp_path / "ca.pem", "--crl", tmp_path / "crl")
-    theirs = pki.issue_device(ca, "cam-1")
+    with SqliteStore(settings.store_path(folder)) as store:
+        store.add_device("tag-1")
+    theirs = pki.issue_device(ca, "tag-1")
     async with Backend(folder, settings) as backend, Guest(backend, theirs) as guest:
         await guest.until_answered()
         assert not guest.endings()
-    run("forget", 2)
+        run("forget", 2)
+        # Its session ends with the acceptance of its CA.
+        await guest.until(lambda: guest.endings() == [errors.REVOKED], "dismissed")
     async with Backend(folder, settings) as backend:
         with pytest.raises(FleetError):
             async with Guest(backend, theirs) as guest:
@@ -123,9 +130,24 @@ async def test_a_ca_that_is_forgotten_takes_its_list_along(tmp_path: Path) -> No
     assert notes == [("ca-import", 2, [2]), ("ca-forget", 2, [])]
 
 
-def entries_of(folder: Path) -> list[Any]:
-    from fleetnet_server.store.audit import AuditTable
-    from fleetnet_server.store.sqlite import SqliteStore
+async def test_another_ca_cannot_speak_for_a_device_of_ours(tmp_path: Path) -> None:
+    """Whoever runs an imported CA is any device that has no certificate of this fleet."""
+    folder = tmp_path / "fleet"
+    settings = make_fleet(folder, "cam-1")
+    ca = pki.create_ca("theirs")
+    rollover.accept(folder, ca, ca)
+    with SqliteStore(settings.store_path(folder)) as store:
+        store.add_device("tag-1")
+    async with Backend(folder, settings) as backend:
+        for name, expected in (("cam-1", [errors.NO_IDENTITY]), ("tag-1", [])):
+            async with Guest(backend, pki.issue_device(ca, name)) as guest:
+                await guest.until_answered()
+                assert guest.endings() == expected
+        async with Guest(backend, bundle_of(folder, "cam-1")) as guest:
+            await guest.until_answered()
+            assert guest.endings() == []
 
+
+def entries_of(folder: Path) -> list[Any]:
     with SqliteStore(folder / "fleet.db") as store:
         return AuditTable(store).entries()

@@ -58,15 +58,28 @@ for _command in (
     help="auto: DTLS, and TLS where UDP does not pass.",
 )
 @click.option("--again", is_flag=True, help="NAME is registered: only make it a new bundle.")
+@click.option("--no-bundle", is_flag=True,
+              help="Only register NAME: it has a certificate of an imported CA.")
 @_json_option
 @click.pass_obj
-def add(folder: Path, name: str, transport: str, again: bool, as_json: bool) -> None:
+def add(
+    folder: Path, name: str, transport: str, again: bool, no_bundle: bool, as_json: bool
+) -> None:
     """Register device NAME, and make its key, certificate and bundle.
 
     With --again its older certificates stay as they are: `fleetnet device revoke` ends them.
     """
+    if again and no_bundle:
+        raise click.UsageError("--again makes a bundle: leave --no-bundle out")
     settings = load_settings(folder)
     with SqliteStore(settings.store_path(folder)) as store:
+        if no_bundle:
+            store.add_device(name, actor())
+            if as_json:
+                print_json({"name": name, "bundle": None, "transport": None})
+            else:
+                click.echo(f"Device {name} added. It comes with a certificate of an imported CA.")
+            return
         make = renew_bundle if again else add_device
         bundle = make(folder, settings, store, name, transport, actor())
     if as_json:

@@ -15,7 +15,7 @@ import ipaddress
 import logging
 import os
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from fleetnet import credential as wire
@@ -82,23 +82,29 @@ class Enrolment:
         self._claims = claims
         self._source = source
         self._audit = audit
-        self._links: set[EnrolLink] = set()
+        self._links: dict[EnrolLink, str] = {}  # their networks, the oldest first
         self._tasks: set[asyncio.Task[None]] = set()
         self.brake = Brake()
+        self.repeats = Brake()  # counts by token, whoever has it
         self.answered = self.refused = 0
 
     def accept(self, transport: Transport, certificate: bytes) -> "EnrolLink":
-        """Take a link whose handshake is over; beyond MAX_LINKS it is closed."""
+        """Take a link whose handshake is over; beyond MAX_LINKS another one has to go."""
         link = EnrolLink(self, transport)
         if len(self._links) >= MAX_LINKS:
-            link.end()
-        else:
-            self._links.add(link)
+            self._make_room()
+        self._links[link] = _network(link.address)
         return link
+
+    def _make_room(self) -> None:
+        """End the oldest link of the network that has most; one that has asked goes last."""
+        crowd, _ = Counter(self._links.values()).most_common(1)[0]
+        theirs = [link for link, network in self._links.items() if network == crowd]
+        next((link for link in theirs if not link.has_asked), theirs[0]).end()
 
     def forget(self, link: "EnrolLink") -> None:
         """A link is over."""
-        self._links.discard(link)
+        self._links.pop(link, None)
 
     def ask(self, link: "EnrolLink", state: CredentialState) -> None:
         """Decide on what a device asks for; the answer goes to ``link``."""
@@ -130,11 +136,15 @@ class Enrolment:
     async def _decide(self, address: str, state: CredentialState) -> Credential:
         number = state.number
         if self.brake.closed_for_s(address):
-            return self._refuse(address, None, number, "too many wrong tokens: wait a minute")
+            # Those before it are noted; who goes on shall not fill the log.
+            return Credential(wire.REFUSED, number, reason="too many wrong tokens: wait a minute")
         claim = self._claims.find(state.token) if state.token else None
         if claim is None:
             self.brake.wrong(address)
             return self._refuse(address, None, number, "no such token: is it the newest one?")
+        if self.repeats.closed_for_s(claim.token):
+            return Credential(wire.REFUSED, number, reason="asked too often: wait a minute")
+        self.repeats.wrong(claim.token)
         wanted = self._source.current()
         if wanted is None:
             raise CredentialError("the CA cannot be read")
@@ -181,7 +191,7 @@ class EnrolLink:
         self.address = transport.address[0]
         self._owner = owner
         self._transport: Transport | None = transport
-        self._has_asked = False
+        self.has_asked = False
         self._session = AcceptorSession(os.urandom, max_message=_MAX_MESSAGE, wall_ms=port.unix_ms)
         self._session.open_link(port.ticks(), False)
         self._deadline = asyncio.get_running_loop().call_later(DEADLINE_S, self.end)
@@ -242,7 +252,7 @@ class EnrolLink:
 
     def _received(self, event: events.Received) -> None:
         try:
-            if not event.seq or event.kind != CREDENTIAL_STATE or self._has_asked:
+            if not event.seq or event.kind != CREDENTIAL_STATE or self.has_asked:
                 raise ProtocolError("this port takes one request")
             state = wire.decode_credential_state(event.payload)
             if state.state != wire.REQUESTED:
@@ -250,7 +260,7 @@ class EnrolLink:
         except ProtocolError as error:
             self.leave(error.reason)
             return
-        self._has_asked = True
+        self.has_asked = True
         self._owner.ask(self, state)
 
     def _flush(self) -> None:

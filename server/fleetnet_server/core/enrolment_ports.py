@@ -12,6 +12,7 @@ class Claim(NamedTuple):
     Attributes:
         public_key: SHA-256, hexadecimal, of the key that it was answered for; None: none yet.
         closed_ms: since when the device has a session of its own; None: it had none.
+        token: its SHA-256, hexadecimal.
     """
 
     device_id: int
@@ -20,6 +21,7 @@ class Claim(NamedTuple):
     expires_ms: int
     public_key: str | None
     closed_ms: int | None
+    token: str
 
     def objection(self, public_key: str, now_ms: int) -> str:
         """Say why this claim is not answered; "": it is."""

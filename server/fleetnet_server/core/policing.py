@@ -9,11 +9,15 @@ import time
 from collections.abc import Callable
 
 from fleetnet.frame import EVENT, LOG, OPTIONAL, RAW, READINGS
+from fleetnet.limits import MAX_STREAM, WINDOW
 from fleetnet_server.core.bodies import POLICY, Inspected, inspect_body
 from fleetnet_server.identity.policy import Rules
 
 # What a device says by itself; answers and its identity's own matters have limits of their own.
 _DATA = frozenset((READINGS, RAW, EVENT, LOG))
+
+# What a device may have under way when its windows close. One that sends more does not obey them.
+_MOST_OVERDRAWN = MAX_STREAM * WINDOW
 
 # A bucket that ran empty is used again when so much of it is full: fewer and larger windows.
 _REFILL = 0.25
@@ -81,21 +85,33 @@ class Pace:
 
     Args:
         changed: called when ``room`` may be another one.
+
+    Attributes:
+        is_over: the device does not obey its windows; nothing more is taken of this session.
     """
 
-    __slots__ = ("_bucket", "_changed", "_is_held")
+    __slots__ = ("_bucket", "_changed", "_is_held", "is_over")
 
     def __init__(self, bucket: Bucket, changed: Callable[[], None]):
         self._bucket = bucket
         self._changed = changed
-        self._is_held = False
+        self._is_held = self.is_over = False
+        if bucket.refill() < 1.0:
+            # Of an earlier session: to connect again is no way round.
+            self._hold()
 
     def count(self) -> None:
         """A message came: halt the device when it sends too fast."""
-        if not self._bucket.take() and not self._is_held:
-            self._is_held = True
-            asyncio.get_running_loop().call_later(self._bucket.wait_s(), self._let_go)
+        if self._bucket.take():
+            return
+        if not self._is_held:
+            self._hold()
             self._changed()
+        self.is_over = self.is_over or self._bucket.level < -_MOST_OVERDRAWN
+
+    def _hold(self) -> None:
+        self._is_held = True
+        asyncio.get_running_loop().call_later(self._bucket.wait_s(), self._let_go)
 
     def room(self, window: int) -> int:
         """Return how many messages a stream may be under way, ``window`` at most; 0: none.

@@ -48,6 +48,10 @@ _PATIENCE_MS = 600_000
 _SPARE = 64  # entries of the heap that may be out of date
 _RETRY_MS = 5_000  # after a store or an authority that failed
 
+# A store that was put back from a backup may lack some. The number is the device's own to say:
+# one at the end of the range would leave none for the next offer, for ever.
+_MOST_AHEAD = 1024
+
 
 class Rotations:
     """The service (core/services.py); made on a running loop, looked after by a Lookout.
@@ -98,6 +102,10 @@ class Rotations:
         """Note which identity works, then see whether the device needs another one."""
         facts = self._store.facts(peer.device_id, peer.serial, peer.psk_identity)
         if not peer.serial and not facts.is_first:
+            return
+        newest = facts.identities[0].number if facts.identities else 0
+        if hello.identity > newest + _MOST_AHEAD:
+            _log.warning("device %s says identity %d, after %d", peer.name, hello.identity, newest)
             return
         line = self._lines[peer.device_id] = Line(peer, hello.identity, facts, _now_ms())
         if peer.serial and (facts.has_claim or not line.is_known):
@@ -257,7 +265,12 @@ class Rotations:
             issued = await asyncio.to_thread(wanted.issue, peer.name)
         line.begin(number, _now_ms())
         serial = peer.serial if keeps_pair else None
-        await asyncio.to_thread(self._store.offer, device_id, number, wanted, issued, serial)
+        offer = self._store.offer
+        if not await asyncio.to_thread(
+            offer, device_id, number, wanted, issued, serial, peer.serial
+        ):
+            line.end()  # its session is about to be ended
+            return
         self.offered += 1
         self._note("identity-offered", peer.name, number, why=why)
         if line.awaits_csr:
@@ -279,7 +292,7 @@ class Rotations:
             await self._note_failed(line, number, str(error))
             return
         certify = self._store.certify
-        if await asyncio.to_thread(certify, peer.device_id, number, wanted, issued):
+        if await asyncio.to_thread(certify, peer.device_id, number, wanted, issued, peer.serial):
             self._install(line, wanted, issued)
 
     def _install(self, line: Line, wanted: Wanted, issued: Issued | None) -> None:

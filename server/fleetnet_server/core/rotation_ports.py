@@ -120,10 +120,13 @@ class IdentityStore(Protocol):
     def asked_after(self, note: int) -> tuple[int, list[tuple[int, int]]]: ...
 
     def offer(
-        self, device_id: int, number: int, wanted: Wanted, issued: Issued | None, serial: int | None
-    ) -> None: ...
+        self, device_id: int, number: int, wanted: Wanted, issued: Issued | None,
+        serial: int | None, using: int,
+    ) -> bool: ...  # fmt: skip
 
-    def certify(self, device_id: int, number: int, wanted: Wanted, issued: Issued) -> bool: ...
+    def certify(
+        self, device_id: int, number: int, wanted: Wanted, issued: Issued, using: int
+    ) -> bool: ...
 
     def worked(self, device_id: int, number: int, serial: int) -> None: ...
 

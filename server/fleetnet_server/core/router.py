@@ -31,7 +31,8 @@ class Router:
         received, stored, duplicates, problems: counters of messages.
         is_shut: the windows are shut because the store is behind.
         services: hear of messages of their kinds once these are durable.
-        on_shut: hears of is_shut; on_denied: of messages that a policy does not allow.
+        on_shut: hears of is_shut; on_denied: of messages that a policy does not allow;
+            on_too_fast: of devices that go on sending when their windows are closed.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class Router:
         self.services = Services(())
         self.on_shut: Callable[[bool], None] | None = None
         self.on_denied: Callable[[Peer, str], None] | None = None
+        self.on_too_fast: Callable[[Peer], None] | None = None
         self._waiting_bytes = 0
 
     def take(self, peer: "Peer", event: Received) -> None:
@@ -52,12 +54,17 @@ class Router:
         payload = event.payload
         received_ms = int(time.time() * 1000)
         rules = peer.rules
+        if peer.pace is not None:
+            peer.pace.count()
+            if peer.pace.is_over:
+                # Neither stored nor acknowledged, nor is anything behind it: nothing is lost.
+                if self.on_too_fast is not None:
+                    self.on_too_fast(peer)
+                return
         if rules is None:
             found = inspect_body(event.kind, payload, peer.boot_offset, received_ms)
         else:
             found = inspect_restricted(rules, event.kind, payload, peer.boot_offset, received_ms)
-            if peer.pace is not None:
-                peer.pace.count()
         t0, t1, problem, body = found
         if problem is not None:
             self.problems += 1

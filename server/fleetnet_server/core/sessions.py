@@ -14,6 +14,7 @@ from fleetnet.handshake import Hello
 from fleetnet.limits import WINDOW
 from fleetnet.reasons import reason_text
 from fleetnet_server.core.audit_ports import AuditLog
+from fleetnet_server.core.bodies import POLICY
 from fleetnet_server.core.duplicates import Duplicates
 from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.policing import Bucket, Pace
@@ -36,6 +37,8 @@ from fleetnet_server.identity.policy import Policy
 from fleetnet_server.identity.registry import Registry
 
 _log = structlog.get_logger("fleetnet.sessions")
+
+_STRANGER = "unknown PSK identity"  # fleetnet/ports/openssl_callbacks.py
 
 _STORED_KINDS = frozenset((wire.READINGS, wire.RAW, wire.EVENT, wire.LOG))
 
@@ -88,12 +91,14 @@ class Sessions:
         self._duplicates = Duplicates()
         self._buckets: dict[int, Bucket] = {}
         self._revoked_elsewhere: frozenset[tuple[bytes, int]] = frozenset()
+        self._accepted: frozenset[bytes] = frozenset()
         self._foreign: set[tuple[int, int]] = set()
         self._draining: dict[int, set[Peer]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._nobody: asyncio.Event | None = None
         router.on_shut = self._on_shut
         router.on_denied = self.denied
+        router.on_too_fast = self.too_fast
 
     # -- what the listeners call -----------------------------------------------------
 
@@ -102,7 +107,9 @@ class Sessions:
         who: Authenticated | Stranger | Refusal
         try:
             link = LinkIdentity(certificate, transport.psk_identity)
-            who = authenticate(link, self.registry, self.policy.unknown, self._revoked_elsewhere)
+            who = authenticate(
+                link, self.registry, self.policy.unknown, self._revoked_elsewhere, self._accepted
+            )
         except StoreUnavailable as error:
             who = Refusal(errors.STORE_UNAVAILABLE, str(error))
         return Peer(self, transport, who, certificate)
@@ -113,6 +120,9 @@ class Sessions:
         if self.audit is not None:
             # The address is the actor; its port, which an error may name, is another each time.
             reason = str(error).replace(f"{address[0]}:{address[1]}", address[0])
+            # What a stranger calls itself would be another row each time; the log has it.
+            reason, strange, _ = reason.partition(_STRANGER)
+            reason += strange
             detail = {"link": kind, "reason": reason}
             self.audit.note_repeated(address[0], "handshake-refused", None, detail)
 
@@ -226,13 +236,16 @@ class Sessions:
 
     def is_revoked_elsewhere(self, peer: Peer) -> bool:
         """Say whether an imported CA has the certificate of a link in its list."""
-        return bool(peer.foreign) and is_revoked_elsewhere(
-            peer.foreign, peer.serial, self._revoked_elsewhere
-        )
+        return bool(peer.foreign) and is_revoked_elsewhere(peer.foreign, self._revoked_elsewhere)
 
     def use_lists(self, revoked: frozenset[tuple[bytes, int]]) -> None:
         """Refuse what imported CAs revoked from now on; Watch ends what lives."""
         self._revoked_elsewhere = revoked
+        self.changes += 1
+
+    def use_issuers(self, accepted: frozenset[bytes]) -> None:
+        """Take certificates of these other CAs from now on (identity/authenticate.py)."""
+        self._accepted = accepted
         self.changes += 1
 
     # -- the policy --------------------------------------------------------------------
@@ -263,6 +276,12 @@ class Sessions:
             f"device:{peer.name}", "policy-denied", peer.name, {"why": problem}
         ):
             _log.warning("message not allowed", device=peer.name, why=problem)
+
+    def too_fast(self, peer: Peer) -> None:
+        """A device sends although its windows are closed: its session ends."""
+        if peer.is_open:
+            self.denied(peer, f"{POLICY}it does not keep to the rate of its group")
+            self.dismiss(peer, errors.OVERLOADED)
 
     def noted_gap(self, peer: Peer, gap: Gap) -> None:
         """Log messages that a device gave up."""

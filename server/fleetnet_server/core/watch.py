@@ -13,6 +13,7 @@ from fleetnet import errors
 from fleetnet_server.core.audit_ports import AuditLog
 from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.sessions import Sessions
+from fleetnet_server.identity.crl import issuer_hash
 from fleetnet_server.identity.policy import Policy
 from fleetnet_server.identity.registry import DISABLED, QUARANTINED
 
@@ -92,6 +93,13 @@ class Watch:
         for peer in list(self._sessions.live.values()):
             if peer.name in names:
                 self._reconsider(peer)
+
+    def use_issuers(self, ours: frozenset[bytes], accepted: frozenset[bytes]) -> None:
+        """Take devices of these CAs only (issuer_hash), and end the sessions of others."""
+        self._sessions.use_issuers(accepted)
+        for peer in list(self._sessions.live.values()):
+            if peer.foreign and issuer_hash(peer.foreign) not in ours | accepted:
+                self._dismiss(peer, errors.REVOKED)
 
     async def stop(self) -> None:
         """Let the sessions that have to go end."""

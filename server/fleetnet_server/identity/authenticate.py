@@ -1,7 +1,10 @@
 """From what a link proved to a registered, enabled device, or to a refusal."""
 
+import hashlib
 from collections.abc import Container
 from typing import NamedTuple
+
+from cryptography import x509
 
 from fleetnet import errors
 from fleetnet_server.errors import IdentityError
@@ -13,6 +16,9 @@ from fleetnet_server.identity.registry import ENABLED, QUARANTINED, REMOVED, Dev
 
 BY_CERTIFICATE = "certificate"
 BY_PSK = "psk"
+
+# CA/Browser Forum, Baseline Requirements section 7.1: at least 64 bits of a number are random.
+_COUNTED_BITS = 63
 
 _STATES = {QUARANTINE: QUARANTINED, ACCEPT: ENABLED}
 
@@ -33,7 +39,7 @@ class Authenticated(NamedTuple):
     """A device that may come in.
 
     Attributes:
-        serial: of its certificate; 0 with a pre-shared key.
+        serial: of its certificate, see ``foreign_serial``; 0 with a pre-shared key.
         psk_identity: "" with a certificate.
     """
 
@@ -79,6 +85,7 @@ def authenticate(
     registry: Registry,
     unknown: str = REFUSE,
     elsewhere: Container[tuple[bytes, int]] = frozenset(),
+    accepted: Container[bytes] = frozenset(),
 ) -> Authenticated | Stranger | Refusal:
     """Decide on a client.
 
@@ -89,6 +96,8 @@ def authenticate(
         unknown: what the policy says of names that are not registered, see identity/policy.py.
             A name that somebody removed stays refused.
         elsewhere: what imported CAs revoked, see identity/crl_folder.py.
+        accepted: other CAs whose devices may come in, by issuer_hash: for devices that have no
+            certificate of this fleet, or whoever runs such a CA could be any of ours.
 
     Raises:
         StoreUnavailable: what the registry raises; nothing of its own.
@@ -104,23 +113,63 @@ def authenticate(
             raise IdentityError("neither certificate nor pre-shared key")
     except IdentityError as error:
         return Refusal(errors.NO_IDENTITY, f"{error}: issue one with `fleetnet device add`")
-    if serial and elsewhere and is_revoked_elsewhere(link.certificate, serial, elsewhere):
+    if serial and elsewhere and is_revoked_elsewhere(link.certificate, elsewhere):
         return Refusal(errors.REVOKED, f"device {name!r}: its CA revoked {serial:x}", name)
-    return judge(name, serial, psk, registry, unknown)
+    found = judge(name, serial, psk, registry, unknown, link.certificate)
+    if (
+        isinstance(found, Authenticated)
+        and link.certificate
+        and accepted
+        and issuer_hash(link.certificate) in accepted
+        and registry.has_own_certificate(found.device.id)
+    ):
+        return _impostor(name)
+    return found
 
 
-def is_revoked_elsewhere(
-    certificate: bytes, serial: int, elsewhere: Container[tuple[bytes, int]]
-) -> bool:
+def _impostor(name: str) -> Refusal:
+    return Refusal(
+        errors.NO_IDENTITY,
+        f"device {name!r} has a certificate of this fleet; one of another CA does not speak for "
+        f"it: `fleetnet device revoke {name}` if it shall",
+        name,
+    )
+
+
+def is_revoked_elsewhere(certificate: bytes, elsewhere: Container[tuple[bytes, int]]) -> bool:
     """Say whether the CA that issued a certificate has it in its list."""
+    serial = x509.load_der_x509_certificate(certificate).serial_number
     return (issuer_hash(certificate), serial) in elsewhere
 
 
+def foreign_serial(certificate: bytes, serial: int) -> int:
+    """Return what stands for the serial number of a certificate that was not issued here.
+
+    Some CAs count: two of them may both begin with 1. For such a number stand the first 159 bits
+    of the certificate's SHA-256, which fit a revocation list (RFC 5280 section 5.2.3); one that
+    was drawn at random is nobody else's.
+    """
+    if serial.bit_length() > _COUNTED_BITS:
+        return serial
+    return int.from_bytes(hashlib.sha256(certificate).digest()[:20], "big") >> 1 or 1
+
+
 def judge(
-    name: str, serial: int, psk: str, registry: Registry, unknown: str = REFUSE
+    name: str,
+    serial: int,
+    psk: str,
+    registry: Registry,
+    unknown: str = REFUSE,
+    certificate: bytes = b"",
 ) -> Authenticated | Stranger | Refusal:
-    """Decide on what the credentials say, see ``authenticate``."""
+    """Decide on what the credentials say, see ``authenticate``.
+
+    Args:
+        certificate: DER; b"": ``serial`` is what an earlier decision made of it.
+    """
     device = registry.lookup(name)
+    if certificate and (device is None or serial not in device.valid | device.revoked):
+        serial = foreign_serial(certificate, serial)
     if device is None or device.state == REMOVED:
         state = _STATES.get(unknown)
         if state is not None and serial and not registry.was_removed(name):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fleetnet_server.identity import pki
 from fleetnet_server.identity.constraints import name_constraints
-from fleetnet_server.identity.crl import Revoked, crl_to_pem, make_crl
+from fleetnet_server.identity.crl import Revoked, crl_to_pem, make_crl, subject_hash
 from fleetnet_server.identity.files import PUBLIC, make_private_folder, replace_file
 from fleetnet_server.identity.generations import (
     Generation,
@@ -121,6 +121,21 @@ class Authority:
         numbers = (*self.trusted, *self.ledger.accepted)
         counting = [self.generations[number] for number in numbers]
         return _unique(der for one in counting for der in (one.root, one.issuing.certificate))
+
+    @property
+    def issuers(self) -> tuple[frozenset[bytes], frozenset[bytes]]:
+        """Who may have issued a device's certificate, by crl.issuer_hash: (this fleet's CAs that
+        count, the accepted ones)."""
+        ours, others = (
+            frozenset(
+                subject_hash(der)
+                for number in numbers
+                for der in (self.generations[number].root,
+                            self.generations[number].issuing.certificate)
+            )
+            for numbers in (self.trusted, self.ledger.accepted)
+        )  # fmt: skip
+        return ours, others - ours
 
     @property
     def issuing_certificate(self) -> bytes:

@@ -90,6 +90,12 @@ def issuer_hash(certificate: bytes) -> bytes:
     return hashlib.sha256(issuer.public_bytes()).digest()
 
 
+def subject_hash(authority: bytes) -> bytes:
+    """Return what issuer_hash is for the certificates that this CA issues."""
+    subject = x509.load_der_x509_certificate(authority).subject
+    return hashlib.sha256(subject.public_bytes()).digest()
+
+
 def revoked_serials(folder: Path, authorities: Iterable[bytes]) -> frozenset[tuple[bytes, int]]:
     """Read the lists of imported CAs, FOLDER/ca/crls/*.{der,pem,crl}.
 

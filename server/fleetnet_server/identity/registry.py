@@ -48,6 +48,10 @@ class Registry(Protocol):
         """Say whether somebody removed a device of that name: no policy lets it in again."""
         ...
 
+    def has_own_certificate(self, device_id: int) -> bool:
+        """Say whether the device uses a certificate of this fleet, one that is not revoked."""
+        ...
+
     def admit(self, name: str, state: str, serial: int, policy: str) -> None:
         """Register a device that came by itself, and commit; not on the event loop.
 

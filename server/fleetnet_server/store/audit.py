@@ -9,6 +9,7 @@ Rows that belong to a change of the store are written in the change's own transa
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ PERIOD_S = 60.0
 
 # Different things under way in one period; one more is counted under its action alone.
 MAX_REPEATED = 1024
+
+# Of these one action may have so many: a flood of refusals must not hide what is rare.
+MAX_OF_ONE = MAX_REPEATED // 4
 
 _COLUMNS = "SELECT id, at_ms, actor, action, device, detail FROM audit"
 _MAX_ROWS = 1000
@@ -109,6 +113,7 @@ class Audit:
         self._store = store
         self._clock = clock
         self._repeated: dict[object, _Repeated] = {}
+        self._of_action: Counter[str] = Counter()
         self.lost = 0
         self._told = 0
 
@@ -129,13 +134,15 @@ class Audit:
         """
         key: object = (actor, action, device, json.dumps(detail))
         known = self._repeated.get(key)
-        if known is None and len(self._repeated) >= MAX_REPEATED:
+        is_full = len(self._repeated) >= MAX_REPEATED or self._of_action[action] >= MAX_OF_ONE
+        if known is None and is_full:
             key, actor, device, detail = action, "server", None, {"more": True}
             known = self._repeated.get(key)
         if known is not None:
             known.count += 1
             return False
         known = self._repeated[key] = _Repeated(actor, action, device, detail)
+        self._of_action[action] += 1
         known.until = self._clock() + PERIOD_S
         self.note(actor, action, device, detail)
         return True
@@ -151,6 +158,7 @@ class Audit:
             if one.count:
                 one.count, one.until = 0, now + PERIOD_S
                 self._repeated[key] = one
+                self._of_action[one.row[1]] += 1
         if self.lost > self._told and self._store.audit_room >= MAX_AUDIT // 2:
             self.note("server", "audit-lost", None, {"rows": self.lost - self._told})
             self._told = self.lost
@@ -162,6 +170,7 @@ class Audit:
 
     def _count(self, key: object, one: _Repeated) -> None:
         del self._repeated[key]
+        self._of_action[one.row[1]] -= 1
         if one.count:
             actor, action, device, detail = one.row
             self.note(actor, action, device, {**detail, "count": one.count})

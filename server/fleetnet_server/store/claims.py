@@ -61,7 +61,7 @@ class ClaimTable:
     def find(self, token: str) -> Claim | None:
         """Return the claim of a token, whatever its state; None: nobody made it."""
         rows = self._store.read(
-            "SELECT c.device, d.name, d.state, c.expires_ms, c.public_key, c.closed_ms"
+            "SELECT c.device, d.name, d.state, c.expires_ms, c.public_key, c.closed_ms, c.token"
             " FROM claims AS c JOIN devices AS d ON d.id = c.device WHERE c.token = ?",
             (token_hash(token),),
         )
@@ -84,12 +84,15 @@ class ClaimTable:
         def work(connection: apsw.Connection) -> bool:
             connection.execute(
                 "UPDATE claims SET public_key = ?2 WHERE device = ?1 AND closed_ms IS NULL"
-                " AND expires_ms > ?3 AND expires_ms = ?4"
-                " AND (public_key IS NULL OR public_key = ?2)",
-                (claim.device_id, public_key, now_ms, claim.expires_ms),
+                " AND expires_ms > ?3 AND token = ?4"
+                " AND (public_key IS NULL OR public_key = ?2)"
+                " AND EXISTS(SELECT 1 FROM devices WHERE id = ?1 AND state = 'enabled')",
+                (claim.device_id, public_key, now_ms, claim.token),
             )
             if not connection.changes():
                 return False
+            if issued.key:
+                _take_back(connection, claim.device_id, number, now_ms)
             _begin_anew(connection, claim.device_id, number, wanted, issued, now_ms)
             return True
 
@@ -102,6 +105,16 @@ class ClaimTable:
             " WHERE c.closed_ms IS NULL ORDER BY d.name"
         )
         return [(row[0], row[1]) for row in rows]
+
+
+def _take_back(connection: apsw.Connection, device_id: int, number: int, now_ms: int) -> None:
+    """Revoke the answer before this one: two that have the token shall not have a key each."""
+    connection.execute(
+        "UPDATE certificates SET revoked_ms = ?3, reason = 'superseded' WHERE revoked_ms IS NULL"
+        " AND serial IN (SELECT serial FROM identities"
+        " WHERE device = ?1 AND number = ?2 AND state = 'offered')",
+        (device_id, number, now_ms),
+    )
 
 
 def _begin_anew(

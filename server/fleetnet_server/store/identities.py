@@ -32,6 +32,14 @@ _OTHERS = (
     " AND serial IS NOT NULL)"
 )
 
+# The device of a session may have been disabled, or what the session rests on revoked, since it
+# was opened: nothing new is made for it.
+_STANDS = (
+    "SELECT EXISTS(SELECT 1 FROM devices WHERE id = ?1 AND state = 'enabled') AND CASE ?2"
+    " WHEN '0' THEN EXISTS(SELECT 1 FROM psks WHERE device = ?1 AND enrol = 1) ELSE NOT"
+    " EXISTS(SELECT 1 FROM certificates WHERE serial = ?2 AND revoked_ms IS NOT NULL) END"
+)
+
 # A claim that was answered, and whose certificate is the one that came.
 _CLAIM = (
     "SELECT 1 FROM claims JOIN certificates AS c ON c.device = claims.device"
@@ -136,11 +144,15 @@ class IdentityTable:
     # The story of an identity
 
     def offer(
-        self, device_id: int, number: int, wanted: Wanted, issued: Issued | None, serial: int | None
-    ) -> None:
+        self, device_id: int, number: int, wanted: Wanted, issued: Issued | None,
+        serial: int | None, using: int,
+    ) -> bool:  # fmt: skip
         """Note, before it is sent, what a device is offered as ``number``; commit.
 
+        False: the device may have nothing any more, and nothing was noted.
+
         Args:
+            using: serial number of the session's certificate, 0: a key for enrolment.
             issued: the new certificate with its key; None: there is none, or none yet.
             serial: of the certificate that stays; None: a CSR is awaited, or ``issued``.
         """
@@ -148,7 +160,9 @@ class IdentityTable:
         if issued is not None:
             serial = issued.serial
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: apsw.Connection) -> bool:
+            if not connection.execute(_STANDS, (device_id, _text(using))).get:
+                return False
             tries = _tries(connection, device_id)
             _cut_off(connection, device_id)
             # This is what was asked for, even if the clock was set back meanwhile.
@@ -166,17 +180,25 @@ class IdentityTable:
             )  # fmt: skip
             if issued is not None:
                 add_certificate(connection, device_id, wanted, issued, "server", now_ms)
+            return True
 
-        self._store.transact(work)
+        return self._store.transact(work)
 
-    def certify(self, device_id: int, number: int, wanted: Wanted, issued: Issued) -> bool:
+    def certify(
+        self, device_id: int, number: int, wanted: Wanted, issued: Issued, using: int
+    ) -> bool:
         """Note the certificate that answers a CSR, before it is sent; commit.
 
-        False: that number is not on offer any more, and nothing was noted.
+        False: that number is not on offer any more, or not to this device; nothing was noted.
+
+        Args:
+            using: see ``offer``.
         """
         now_ms = _now_ms()
 
         def work(connection: apsw.Connection) -> bool:
+            if not connection.execute(_STANDS, (device_id, _text(using))).get:
+                return False
             connection.execute(
                 "UPDATE identities SET serial = ?3, marks = ?4, pins = ?5"
                 " WHERE device = ?1 AND number = ?2 AND state = 'offered'",

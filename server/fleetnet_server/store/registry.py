@@ -65,6 +65,11 @@ _LAST = (
 )
 
 
+_OWN = (
+    "SELECT 1 FROM certificates AS c WHERE device = ? AND revoked_ms IS NULL AND NOT EXISTS "
+    "(SELECT 1 FROM identities WHERE serial = c.serial AND state IN ('offered', 'failed')) LIMIT 1"
+)
+
 class Database(Protocol):
     """What is needed of SqliteStore."""
 
@@ -121,11 +126,12 @@ class DeviceTable:
 
     def was_removed(self, name: str) -> bool:
         """Say whether somebody removed a device of that name."""
-        return bool(
-            self._database.read(
-                "SELECT 1 FROM devices WHERE name = ? AND state = 'removed'", (name,)
-            )
-        )
+        removed = "SELECT 1 FROM devices WHERE name = ? AND state = 'removed'"
+        return bool(self._database.read(removed, (name,)))
+
+    def has_own_certificate(self, device_id: int) -> bool:
+        """See Registry. What was only offered to the device does not count."""
+        return bool(self._database.read(_OWN, (device_id,)))
 
     def devices(self) -> list[Device]:
         """Return every device by name."""

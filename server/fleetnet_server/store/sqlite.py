@@ -115,6 +115,10 @@ class SqliteStore:
         """Say whether somebody removed a device of that name."""
         return self.registry.was_removed(name)
 
+    def has_own_certificate(self, device_id: int) -> bool:
+        """See Registry."""
+        return self.registry.has_own_certificate(device_id)
+
     def admit(self, name: str, state: str, serial: int, policy: str) -> None:
         """Register a device that came by itself, and commit; see DeviceTable.admit."""
         self.registry.admit(name, state, serial, policy)

@@ -8,7 +8,7 @@ import apsw
 import pytest
 
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store.audit import MAX_REPEATED, PERIOD_S, Audit, AuditTable
+from fleetnet_server.store.audit import MAX_OF_ONE, MAX_REPEATED, PERIOD_S, Audit, AuditTable
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.commands import CommandTable
 from fleetnet_server.store.sqlite import MAX_AUDIT, SqliteStore
@@ -115,7 +115,7 @@ def test_many_different_ones_take_no_memory(store: SqliteStore) -> None:
         audit.note_repeated(f"10.0.{number >> 8}.{number & 255}", "handshake-refused", None, {})
     assert len(audit._repeated) <= MAX_REPEATED + 1
     store.commit([])
-    assert AuditTable(store).newest() == MAX_REPEATED + 1
+    assert AuditTable(store).newest() == MAX_OF_ONE + 1
 
 
 def test_what_is_asked_for(store: SqliteStore) -> None:
