@@ -27,7 +27,7 @@ class RotatingFleet(Fleet):
         return super().environment() | more
 
     async def run(self, *arguments: str, expect: int = 0) -> str:
-        """Run a `fleetnet` command; return its standard output, or its error if it fails."""
+        """Run a `fleetnet` command; return its standard output, and its error where it fails."""
         process = await asyncio.create_subprocess_exec(
             *self.command(*arguments),
             stdout=asyncio.subprocess.PIPE,
@@ -36,7 +36,7 @@ class RotatingFleet(Fleet):
         )
         out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
         assert process.returncode == expect, (arguments, out, err)
-        return (err if expect else out).decode()
+        return (out + err if expect else out).decode()
 
     # -- bundles ---------------------------------------------------------------------------
 

@@ -142,3 +142,15 @@ async def test_from_a_pre_shared_key_to_a_certificate(fleet: RotatingFleet, own_
     assert first.sent == first.acknowledged and not first.dropped
     again = await fleet.start_device("tag-1", "tls", None)
     await again.until_acknowledged(10)
+
+
+async def test_the_doctor_looks_at_the_identity_that_was_fetched(fleet: RotatingFleet) -> None:
+    await fleet.claim("cam-1", "tls")
+    device = await fleet.start_device("cam-1", "tls", None)
+    await device.until_acknowledged(1)
+    bundle = str(fleet.folder / "devices" / "cam-1")
+    said = await fleet.run("doctor", "--bundle", bundle)
+    assert "cam-1, identity 1" in said
+    await fleet.run("device", "revoke", "cam-1")
+    said = await fleet.run("doctor", "--bundle", bundle, "--json", expect=1)
+    assert "is revoked" in said

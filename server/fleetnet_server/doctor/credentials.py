@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from fleetnet.errors import CredentialError
+from fleetnet.credential import split
+from fleetnet.errors import CredentialError, ProtocolError
+from fleetnet.fields import FieldReader
 from fleetnet_server.doctor.findings import BAD, OK, WARN, Finding, worst
 from fleetnet_server.identity import camera, expiry, formats
 from fleetnet_server.identity.formats import Content
 from fleetnet_server.identity.inspecting import device_of, text_of
+
+_SLOT_NUMBER, _SLOT_CERTIFICATE, _SLOT_ANCHORS = 2, 3, 5
 
 _NEW = "make it again: `fleetnet device add NAME`, or `fleetnet device claim NAME`"
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -64,6 +68,9 @@ def examine(
         has_clock: dates are looked at; False: the clock is wrong.
     """
     config, findings = _read_config(folder)
+    if config and (kept := _kept_identity(folder, config)) is not None:
+        number = f"identity {kept[0]}, which it keeps itself"
+        return kept[1], [*findings, Finding("bundle", OK, f"{config.get('name')}, {number}")]
     if config and ("psk" in config or "claim" in config):
         bundle = Bundle(folder, config, [], [])
         found = _of_psk(config) if "psk" in config else _of_claim(config)
@@ -115,6 +122,24 @@ def _of_psk(config: dict[str, Any]) -> list[Finding]:
         text = f"the pre-shared key has {len(key)} B, not 16 or 32"
         return [Finding("bundle", BAD, text, "make it again: `fleetnet psk rotate NAME --bundle`")]
     return [Finding("bundle", OK, f"{config.get('name')}, pre-shared key {identity!r}")]
+
+
+def _kept_identity(folder: Path, config: dict[str, Any]) -> tuple[int, Bundle] | None:
+    """Return number and contents of the identity that the device fetched or renewed by itself.
+
+    None: it has none, or what is there cannot be read: the device's own doctor says more.
+    Layout: device_lib/fleetnet_device/identity_slots.py; 9 B of checksum before each content.
+    """
+    try:
+        slot = (folder / "identity").read_bytes()[9:10].decode()
+        fields = FieldReader((folder / f"identity-{slot}").read_bytes()[9:])
+        certificate = x509.load_der_x509_certificate(fields.get_bytes(_SLOT_CERTIFICATE))
+        anchors = [
+            x509.load_der_x509_certificate(each) for each in split(fields.get_bytes(_SLOT_ANCHORS))
+        ]
+        return fields.get_int(_SLOT_NUMBER), Bundle(folder, config, [certificate], anchors)
+    except (OSError, ValueError, ProtocolError):
+        return None
 
 
 def _of_claim(config: dict[str, Any]) -> list[Finding]:

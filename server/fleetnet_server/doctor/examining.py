@@ -37,7 +37,7 @@ def examine_bundle(
             findings += [found] if store is None else registry.of_device(store, fleet[0], bundle)
     if worst(one for one in findings if one.check in ("bundle", "clock")) == BAD:
         return findings  # a connection would only repeat it in other words
-    if "claim" in bundle.config:
+    if "claim" in bundle.config and not bundle.certificates:
         return findings
     findings += _examine_way(bundle, fleet, timeout_s)
     if any(one.check == "name" and one.level == BAD for one in findings):

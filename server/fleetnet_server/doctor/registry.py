@@ -89,7 +89,7 @@ def of_device(store: SqliteStore, folder: Path, bundle: Bundle) -> list[Finding]
     elif device.state == QUARANTINED:
         text = f"device {name!r} is in quarantine: its messages go nowhere but to the store"
         found.append(Finding("registry", WARN, text, f"`fleetnet device enable {name}`"))
-    if "psk" in bundle.config:
+    if "psk" in bundle.config and not bundle.certificates:
         found += _of_psk(store, folder, device, bundle.config["psk"])
     elif bundle.certificates:
         found += _of_certificate(device, bundle)
