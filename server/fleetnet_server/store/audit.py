@@ -25,6 +25,7 @@ MAX_REPEATED = 1024
 MAX_OF_ONE = MAX_REPEATED // 4
 
 _COLUMNS = "SELECT id, at_ms, actor, action, device, detail FROM audit"
+# Read at once; more are read in pages.
 _MAX_ROWS = 1000
 
 

@@ -27,14 +27,30 @@ _INSERTS = {
 _first_time = itemgetter(5)
 
 
-def insert(connection: apsw.Connection, batch: Sequence[Message]) -> None:
-    """Insert what is not stored yet, in order."""
+# What was compacted has no row to conflict with. Of an ordinary message this is one seek
+# behind the last entry of its stream, with the row just written still in the cache.
+_KNOWN = (
+    "SELECT id FROM messages AS m WHERE id > ? AND (SELECT first FROM known AS k"
+    " WHERE k.epoch = m.epoch AND k.stream = m.stream AND k.last >= m.seq"
+    " ORDER BY k.last LIMIT 1) <= m.seq"
+)
+
+
+def insert(connection: apsw.Connection, batch: Sequence[Message]) -> int:
+    """Insert what was never stored, in order; return how many messages that were."""
+    newest = int(connection.execute("SELECT coalesce(max(id), 0) FROM messages").get)
+    before = connection.total_changes()
     at = 0
     for rows in _ROWS_A_STEP:
         while len(batch) - at >= rows:
             values = tuple(chain.from_iterable(batch[at : at + rows]))
             connection.execute(_INSERTS[rows], values)
             at += rows
+    stored = connection.total_changes() - before
+    known = connection.execute(_KNOWN, (newest,)).fetchall() if stored else []
+    if known:
+        connection.executemany("DELETE FROM messages WHERE id = ?", known)
+    return stored - len(known)
 
 
 def newly_stored(connection: apsw.Connection, batch: Sequence[Message], stored: int) -> list[int]:

@@ -5,13 +5,14 @@
 
 A blob is kept in this order: content synchronised, renamed to its name, its folder
 synchronised, row committed. A crash in between leaves content without a row at worst, which
-the next offer of the same content finds.
+the next offer of the same content finds, or the quotas' sweep (blob_quotas.py).
 """
 
 import asyncio
 import hashlib
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from fleetnet_server.core.blob_ports import BlobRow
 from fleetnet_server.core.blob_ports import PartialFile as AnyPartial
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store import schema
+from fleetnet_server.store.lifetimes import Lifetimes
 from fleetnet_server.store.sqlite import SqliteStore
 
 _INSERT = (
@@ -69,6 +71,10 @@ class PartialFile:
 class BlobFiles:
     """Implements core.blob_ports.BlobStore over a folder and a store. Call ``close`` at the end.
 
+    Attributes:
+        lifetimes: of which the quotas count; set by BlobQuotas.
+        changing: hold it from looking whether content has a row to acting upon it.
+
     Raises:
         OSError: the folder cannot be made.
     """
@@ -80,6 +86,8 @@ class BlobFiles:
         shutil.rmtree(self._partials, ignore_errors=True)
         self._partials.mkdir(parents=True)
         self._threads = ThreadPoolExecutor(_THREADS, "fleetnet-blobs")
+        self.lifetimes = Lifetimes()
+        self.changing = threading.Lock()
 
     def is_stored(self, row: BlobRow) -> bool:
         """See core.blob_ports."""
@@ -97,6 +105,13 @@ class BlobFiles:
         except OSError:
             return False
 
+    def most_bytes(self, device_id: int) -> int | None:
+        """See core.blob_ports."""
+        if not self.lifetimes.blob_rules:
+            return self.lifetimes.blobs_bytes
+        rows = self._store.read("SELECT grp FROM devices WHERE id = ?", (device_id,))
+        return self.lifetimes.most_blob_bytes(rows[0][0]) if rows else None
+
     def open_partial(self, device_id: int, sha256: bytes) -> PartialFile:
         """See core.blob_ports."""
         return PartialFile(self._partials / f"{device_id}-{sha256.hex()}")
@@ -112,16 +127,19 @@ class BlobFiles:
 
     def _keep(self, rows: list[BlobRow], partial: AnyPartial | None) -> bool:
         sha256 = rows[0].sha256
-        if partial is not None:
-            if partial.digest() != sha256:
-                return False
-            path = self.folder / content_path(sha256)
-            if not path.parent.exists():
-                path.parent.mkdir(exist_ok=True)
-                _synchronise(self.folder)
-            os.replace(partial.path, path)
-        _synchronise((self.folder / content_path(sha256)).parent)
-        self._store.transact(lambda connection: _insert(connection, rows))
+        if partial is not None and partial.digest() != sha256:
+            return False
+        path = self.folder / content_path(sha256)
+        with self.changing:
+            if partial is not None:
+                if not path.parent.exists():
+                    path.parent.mkdir(exist_ok=True)
+                    _synchronise(self.folder)
+                os.replace(partial.path, path)
+            elif not path.exists():
+                raise FileNotFoundError(f"{path} was removed by a quota: it has to come again")
+            _synchronise(path.parent)
+            self._store.transact(lambda connection: _insert(connection, rows))
         return True
 
 

@@ -18,6 +18,7 @@ from fleetnet_server.core.rotation_ports import Issued, Wanted
 from fleetnet_server.store.identities import add_certificate
 from fleetnet_server.store.sqlite import SqliteStore
 
+# Nobody guesses 100 bits, and 20 characters can be typed from a label.
 _TOKEN_BITS = 100
 
 

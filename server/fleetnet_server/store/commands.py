@@ -150,27 +150,33 @@ class CommandTable:
             )
         )
 
-    def expire(self, now_ms: int) -> None:
-        """End what was never sent in time, and what was not answered in a month; commit."""
+    def expire(self, now_ms: int) -> tuple[int, int]:
+        """End what was never sent in time, and what was not answered in a month; commit.
 
-        def work(connection: apsw.Connection) -> None:
+        Returns how many there were of each.
+        """
+
+        def work(connection: apsw.Connection) -> tuple[int, int]:
             connection.execute(
                 "UPDATE commands SET state = 'expired', ended_ms = ?1"
                 " WHERE ended_ms IS NULL AND sent_boot IS NULL AND expires_ms <= ?1",
                 (now_ms,),
             )
+            expired = connection.changes()
             connection.execute(
                 "UPDATE commands SET state = 'lost', ended_ms = ?1"
                 " WHERE ended_ms IS NULL AND sent_boot IS NOT NULL AND expires_ms <= ?1 - ?2",
                 (now_ms, _LOST_MS),
             )
+            return expired, connection.changes()
 
         if self._store.read(
             "SELECT 1 FROM commands WHERE ended_ms IS NULL AND (expires_ms <= ?1 - ?2"
             " OR (sent_boot IS NULL AND expires_ms <= ?1)) LIMIT 1",
             (now_ms, _LOST_MS),
         ):
-            self._store.transact(work)
+            return self._store.transact(work)
+        return 0, 0
 
     def newest(self) -> tuple[int, int]:
         """Return the highest number of a command, and the highest edit of a configuration."""
@@ -195,7 +201,9 @@ class CommandTable:
         def work(connection: apsw.Connection) -> int:
             connection.execute(
                 "INSERT INTO configs(device, edit, version, document, set_ms)"
-                " VALUES(?1, (SELECT coalesce(max(edit), 0) + 1 FROM configs), 1, ?2, ?3)"
+                " VALUES(?1, (SELECT coalesce(max(edit), 0) + 1 FROM configs),"
+                # The store that a backup brought back does not know what was set behind it.
+                " (SELECT 1 + coalesce(max(config_base), 0) FROM restores), ?2, ?3)"
                 " ON CONFLICT(device) DO UPDATE SET edit = excluded.edit,"
                 " version = version + 1, document = excluded.document, set_ms = excluded.set_ms",
                 (device_id, text, now_ms),

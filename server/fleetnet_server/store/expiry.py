@@ -1,7 +1,18 @@
 """Which certificate each device uses and when it ends, and what it knows of CA and server."""
 
+from typing import Any, Protocol
+
 from fleetnet_server.identity.expiry import Dated
 from fleetnet_server.store.sqlite import SqliteStore
+
+
+class Readable(Protocol):
+    """What is needed of a store that is only read."""
+
+    def read(
+        self, sql: str, values: tuple[int | str | bytes, ...] = ()
+    ) -> list[tuple[Any, ...]]: ...
+
 
 # The newest that is not revoked. One that was offered in a rotation and does not work yet, or
 # never did, is not what its device uses.
@@ -40,7 +51,7 @@ SELECT name, (
 """
 
 
-def device_certificates(store: SqliteStore) -> list[Dated]:
+def device_certificates(store: Readable) -> list[Dated]:
     """Return the certificate in use of each device that may connect. Raises StoreUnavailable."""
     return [Dated(*row) for row in store.read(_NEWEST)]
 

@@ -128,4 +128,88 @@ END;
 ALTER TABLE commands ADD COLUMN issuer TEXT NOT NULL DEFAULT '';
 """
 
-STEPS: tuple[tuple[int, str], ...] = ((2, _COMMANDS + _BLOBS), (3, _IDENTITY))
+# What a service needs: tokens of the HTTP API.
+_SERVICE = """
+CREATE TABLE tokens(
+    name TEXT PRIMARY KEY,
+    token TEXT NOT NULL UNIQUE,  -- its SHA-256, hexadecimal
+    scopes TEXT NOT NULL,  -- separated by blanks
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER,  -- NULL: never
+    used_ms INTEGER  -- last, to the minute
+) WITHOUT ROWID;
+"""
+
+# Readings by series and time (docs/store.md). `compacting` is one row: readings of messages
+# up to `before`, and up to `last` of devices up to `device`, are in chunks; rows are removed up
+# to `removed`. `held` are messages among them that still wait for a date: their rows count.
+_HISTORY = """
+CREATE TABLE series(
+    id INTEGER PRIMARY KEY,
+    device INTEGER NOT NULL REFERENCES devices(id),
+    channel TEXT NOT NULL,
+    spans INTEGER NOT NULL DEFAULT 0,  -- bit n: it has had chunks of span n
+    UNIQUE(device, channel)
+);
+CREATE TABLE chunks(
+    series INTEGER NOT NULL,
+    span INTEGER NOT NULL,  -- t1 - t0 is at most 4096 * 16**span ms
+    t0 INTEGER NOT NULL,  -- unix ms of the first and last reading
+    epoch INTEGER NOT NULL,
+    stream INTEGER NOT NULL,
+    seq INTEGER NOT NULL,  -- of the first reading: its message, and its place in there
+    place INTEGER NOT NULL,
+    t1 INTEGER NOT NULL,
+    n INTEGER NOT NULL,
+    step INTEGER,  -- ms between readings; NULL: see times
+    times TEXT,  -- JSON: ms behind t0 of each reading
+    vals TEXT NOT NULL,  -- JSON: the values as they were received
+    runs TEXT NOT NULL,  -- JSON: [first, seq, per, place, stride] each
+    PRIMARY KEY(series, span, t0, epoch, stream, seq, place)
+) WITHOUT ROWID;
+CREATE TABLE known(  -- messages that were stored, whether or not they still have a row
+    epoch INTEGER NOT NULL,
+    stream INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    received INTEGER NOT NULL,  -- unix ms, of the last one
+    PRIMARY KEY(epoch, stream, last)
+) WITHOUT ROWID;
+CREATE TABLE held(id INTEGER PRIMARY KEY);
+CREATE TABLE compacting(
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    before INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    removed INTEGER NOT NULL
+);
+INSERT INTO compacting VALUES(1, 0, 0, 0, 0);
+CREATE TABLE rollups(
+    series INTEGER NOT NULL,
+    step INTEGER NOT NULL,  -- ms: 60000 or 3600000
+    t INTEGER NOT NULL,  -- unix ms, a multiple of step
+    n INTEGER NOT NULL,  -- numbers
+    other INTEGER NOT NULL,  -- values that are no numbers
+    low REAL,
+    high REAL,
+    total REAL NOT NULL,
+    PRIMARY KEY(series, step, t)
+) WITHOUT ROWID;
+CREATE TABLE restores(  -- from a backup (restore.py); times are unix ms
+    at_ms INTEGER PRIMARY KEY,
+    backup_ms INTEGER NOT NULL,
+    config_base INTEGER NOT NULL  -- versions of configurations are above it
+);
+"""
+
+# Quotas: the blobs of a device in order of arrival, the blobs of one content.
+_QUOTAS = """
+CREATE INDEX blobs_device ON blobs(device, id, size);
+CREATE INDEX blobs_content ON blobs(sha256, size);
+"""
+
+STEPS: tuple[tuple[int, str], ...] = (
+    (2, _COMMANDS + _BLOBS),
+    (3, _IDENTITY),
+    (4, _SERVICE + _HISTORY + _QUOTAS),
+)

@@ -23,6 +23,7 @@ from fleetnet_server.identity.registry import (
     Device,
 )
 from fleetnet_server.store.audit_rows import add_audit
+from fleetnet_server.store.streams import LAST_RECEIVED
 
 Result = TypeVar("Result")
 
@@ -55,20 +56,11 @@ _RFC_5280 = {
 _REMEMBERED_MS = 31 * 86_400_000
 
 _DEVICE = "SELECT id, name, state, grp, labels FROM devices "
-_LAST = (
-    "WITH RECURSIVE epoch(id) AS (SELECT max(id) FROM epochs WHERE device = ?1),"
-    " streams(n) AS (SELECT min(stream) FROM messages, epoch WHERE epoch = epoch.id"
-    " UNION ALL SELECT (SELECT min(stream) FROM messages, epoch"
-    " WHERE epoch = epoch.id AND stream > n) FROM streams WHERE n IS NOT NULL)"
-    " SELECT max((SELECT received FROM messages WHERE epoch = epoch.id AND stream = n"
-    " ORDER BY seq DESC LIMIT 1)) FROM streams, epoch WHERE n IS NOT NULL"
-)
-
-
 _OWN = (
     "SELECT 1 FROM certificates AS c WHERE device = ? AND revoked_ms IS NULL AND NOT EXISTS "
     "(SELECT 1 FROM identities WHERE serial = c.serial AND state IN ('offered', 'failed')) LIMIT 1"
 )
+
 
 class Database(Protocol):
     """What is needed of SqliteStore."""
@@ -152,7 +144,7 @@ class DeviceTable:
 
     def last_message_ms(self, device_id: int) -> int | None:
         """Return when the newest message of the device's newest epoch came, unix ms."""
-        ((found,),) = self._database.read(_LAST, (device_id,))
+        ((found,),) = self._database.read(LAST_RECEIVED, (device_id,))
         return None if found is None else int(found)
 
     def revoked(self) -> list[Revoked]:

@@ -1,11 +1,13 @@
 """The layout of a store file, and how a connection to it is set up.
 
-One row is one message; its body is kept as it was received. The view ``readings`` gives
-single readings to whoever opens the file with any SQLite of 3.38 or newer. From within the
-server's own process only apsw may open it: two SQLite libraries in one process drop each
-other's file locks (https://sqlite.org/howtocorrupt.html section 2.2.1).
+One row is one message; its body is kept as it was received. Compaction (compaction.py) moves
+readings into chunks by series and time later. The view ``readings`` gives single readings of
+both to whoever opens the file with any SQLite of 3.38 or newer. From within the server's own
+process only apsw may open it: two SQLite libraries in one process drop each other's file locks
+(https://sqlite.org/howtocorrupt.html section 2.2.1).
 """
 
+import os
 from pathlib import Path
 
 import apsw
@@ -83,7 +85,7 @@ CREATE TABLE gaps(
 """
 
 # A boot's offset may be refined later; a message keeps the one it was dated with, which is
-# t0 less the first uptime in its body.
+# t0 less the first uptime in its body. Readings that are in a chunk are taken from there.
 _VIEW = """
 CREATE VIEW readings AS
 SELECT m.id AS message,
@@ -102,7 +104,29 @@ FROM messages AS m
 JOIN devices AS d ON d.id = m.device
 JOIN epochs AS e ON e.id = m.epoch
 JOIN json_each(m.body, '$[3]') AS r
-WHERE m.kind & 127 = 16 AND m.problem IS NULL AND d.state != 'quarantined';
+WHERE m.kind & 127 = 16 AND m.problem IS NULL AND d.state != 'quarantined'
+  AND (m.id > (SELECT CASE WHEN m.device <= c.device THEN c.last ELSE c.before END
+               FROM compacting AS c)
+       OR EXISTS (SELECT 1 FROM held AS h WHERE h.id = m.id))
+UNION ALL
+SELECT NULL,
+       d.name,
+       s.channel,
+       c.t0 + CASE WHEN c.times IS NULL THEN v.key * c.step
+                   ELSE json_extract(c.times, '$[' || v.key || ']') END,
+       v.value,
+       (SELECT json_extract(r.value, '$[1]')
+               + (v.key - json_extract(r.value, '$[0]')) / json_extract(r.value, '$[2]')
+        FROM json_each(c.runs) AS r WHERE json_extract(r.value, '$[0]') <= v.key
+        ORDER BY r.key DESC LIMIT 1),
+       c.stream,
+       lower(hex(e.epoch))
+FROM series AS s
+JOIN devices AS d ON d.id = s.device
+JOIN chunks AS c ON c.series = s.id
+JOIN epochs AS e ON e.id = c.epoch
+JOIN json_each(c.vals) AS v
+WHERE d.state != 'quarantined';
 """
 
 
@@ -116,6 +140,7 @@ def open_writable(path: str | Path) -> apsw.Connection:
         StoreError: another program's file, or a store of a newer version.
         apsw.Error: the file cannot be opened.
     """
+    _create(path)
     # The prepared inserts are long texts; the cache must hold them all.
     connection = apsw.Connection(str(path), statementcachesize=64)
     try:
@@ -132,6 +157,17 @@ def open_writable(path: str | Path) -> apsw.Connection:
         connection.close()
         raise
     return connection
+
+
+def _create(path: str | Path) -> None:
+    """Make a new file its owner's alone, whatever the umask; SQLite gives -wal and -shm its mode.
+
+    A file that exists is not touched: closing it would drop the locks that this process has on it.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError:
+        pass  # it is there; or it cannot be made, which SQLite says better
 
 
 def open_readable(path: str | Path) -> apsw.Connection:

@@ -20,7 +20,7 @@ import apsw
 from fleetnet_server.core.bodies import Message
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.identity.registry import Device
-from fleetnet_server.store import schema
+from fleetnet_server.store import schema, streams
 from fleetnet_server.store.answers import apply_answers
 from fleetnet_server.store.batch import (
     date_messages,
@@ -92,6 +92,9 @@ class SqliteStore:
         self._offsets: dict[tuple[int, int], int] = {}
         self._gaps: list[tuple[int, int, int, int, int, int]] = []
         self._audit: list[AuditRow] = []
+        # Who follows new messages in this process, and behind which one it is: what it has not
+        # read stays a message until then, however slow it is.
+        self.followers: dict[int, int] = {}
         self.registry = DeviceTable(self)
 
     def __enter__(self) -> "SqliteStore":
@@ -172,17 +175,7 @@ class SqliteStore:
         )
         if row is None:
             return {}
-        # max() over the unique index is one seek a stream; GROUP BY would read every row.
-        marks = self._read(
-            "WITH RECURSIVE streams(n) AS ("
-            " SELECT min(stream) FROM messages WHERE epoch = ?1"
-            " UNION ALL SELECT (SELECT min(stream) FROM messages WHERE epoch = ?1 AND stream > n)"
-            " FROM streams WHERE n IS NOT NULL)"
-            " SELECT n, (SELECT max(seq) FROM messages WHERE epoch = ?1 AND stream = n)"
-            " FROM streams WHERE n IS NOT NULL"
-            " UNION ALL SELECT stream, max(last) FROM gaps WHERE epoch = ?1 GROUP BY stream",
-            (row[0],),
-        )
+        marks = self._read(streams.WATERMARKS, (row[0],))
         found: dict[int, int] = {}
         for stream, seq in marks:
             found[stream] = max(seq, found.get(stream, 0))
@@ -257,9 +250,7 @@ class SqliteStore:
                 connection = self._connection()
                 connection.execute("BEGIN IMMEDIATE")
                 self._write_deferred(connection, epochs, gaps, audit)
-                before = connection.total_changes()
-                insert(connection, batch)
-                stored = connection.total_changes() - before
+                stored = insert(connection, batch)
                 new: Sequence[int] = range(len(batch))
                 if stored != len(batch):
                     new = newly_stored(connection, batch, stored)

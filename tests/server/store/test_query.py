@@ -105,13 +105,22 @@ def test_searches_use_their_indexes(store: SqliteStore) -> None:
     from fleetnet_server.store.schema import open_readable
 
     connection = open_readable(store.path)
-    for sql, index in (
-        (module._NARROW, "messages_time (device=? AND t0>? AND t0<?)"),
-        (module._WIDE, "messages_wide (device=? AND t1>?)"),
+    for sql, count, index in (
+        (module._NARROW, 6, "messages_time (device=? AND t0>? AND t0<?)"),
+        (module._WIDE, 3, "messages_wide (device=? AND t1>?)"),
     ):
-        plan = connection.execute("EXPLAIN QUERY PLAN " + sql, (1, 2, 3)).fetchall()
+        plan = connection.execute("EXPLAIN QUERY PLAN " + sql, (*range(count),)).fetchall()
         assert any(f"USING INDEX {index}" in str(row[3]) for row in plan), plan
     connection.close()
+
+
+def test_pages_of_rows_leave_nothing_out(store: SqliteStore) -> None:
+    """Many messages of one time, and of times that follow: a page may end within one."""
+    for number in range(40):
+        put(store, 1, number + 1, f'[{100 + number // 15},0,["t"],[[0,0,{number}]]]')
+    found = [one.value for one in query(store.path)]
+    assert found == list(range(40))
+    assert [one.value for one in query(store.path, start_ms=101, end_ms=101)] == found[15:30]
 
 
 def test_unknown_device_and_missing_store(store: SqliteStore, tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""Lowest, highest, mean and count of channels by the hour or minute, whatever is kept of them.
+
+    for one in summarize_all(path, Selection(("cam-*",), ("temp",)), 3_600_000):
+        print(one.unix_ms, one.device, one.channel, one.low, one.mean, one.high, one.count)
+
+Joins what retention summed up already with readings that are still there.
+"""
+
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+from fleetnet_server.store.query import FAR_FUTURE, FAR_PAST, snapshot
+from fleetnet_server.store.retention import HOUR_MS, MINUTE_MS, as_number
+from fleetnet_server.store.selection import Selection, is_pattern, matches, select_in
+
+# A series that was never summed up needs no cursor of its own.
+_SERIES = (
+    "SELECT s.id, d.name, s.channel FROM series AS s JOIN devices AS d ON d.id = s.device"
+    " WHERE d.state != 'quarantined' AND EXISTS (SELECT 1 FROM rollups WHERE series = s.id)"
+)
+_SERIES_OF = f"{_SERIES} AND d.name = ?"
+_ROLLUPS = (
+    "SELECT t, n, low, high, total FROM rollups WHERE series = ? AND step = ?"
+    " AND t BETWEEN ? AND ? ORDER BY t"
+)
+
+
+class Summary(NamedTuple):
+    """Numbers of one channel from ``unix_ms`` on, for one step; other values do not count."""
+
+    unix_ms: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
+    low: float
+    high: float
+    mean: float
+
+
+class SeriesSummary(NamedTuple):
+    """A Summary of a channel of a device."""
+
+    unix_ms: int
+    device: str
+    channel: str
+    count: int  # type: ignore[assignment]  # as above
+    low: float
+    high: float
+    mean: float
+
+
+# unix ms, device, channel, count, low, high, total
+_Part = tuple[int, str, str, int, float, float, float]
+_Sum = list[float]  # count, low, high, total
+
+
+def summarize(
+    path: str | Path, device: str, channel: str, start_ms: int, end_ms: int, step_ms: int
+) -> list[Summary]:
+    """Return a summary for each step that has numbers, in order.
+
+    Args:
+        start_ms, end_ms: unix ms, both included; steps are multiples of ``step_ms``, so the
+            first one may begin before. step_ms: below an hour, times of which only the
+            hours are kept stand at the begin of the hour.
+
+    Memory holds the answer, not the readings.
+
+    Raises:
+        StoreError: no store there, or no such device. StoreUnavailable: it cannot be read.
+    """
+    wanted = Selection((device,), (channel,), start_ms, end_ms + 1)
+    return [
+        Summary(one.unix_ms, one.count, one.low, one.high, one.mean)
+        for one in summarize_all(path, wanted, step_ms)
+        if one.device == device and one.channel == channel
+    ]
+
+
+def summarize_all(
+    path: str | Path, wanted: Selection, step_ms: int
+) -> Iterator[SeriesSummary]:
+    """Yield a summary for each step and series that has numbers, by time, device and channel.
+
+    It streams: memory holds one step of every series. Undated readings do not count.
+
+    Args and Raises: as ``summarize`` and ``select``.
+    """
+    with snapshot(path) as connection:
+        yield from _by_step(
+            heapq.merge(
+                _readings(connection, wanted), *_rollups(connection, wanted, step_ms), key=_time
+            ),
+            step_ms,
+        )
+
+
+def _by_step(parts: Iterator[_Part], step_ms: int) -> Iterator[SeriesSummary]:
+    sums: dict[tuple[str, str], _Sum] = {}
+    at = 0
+    for unix_ms, device, channel, count, low, high, total in parts:
+        bucket = unix_ms - unix_ms % step_ms
+        if bucket != at:
+            yield from _summaries(at, sums)
+            sums = {}
+            at = bucket
+        found = sums.get((device, channel))
+        if found is None:
+            sums[device, channel] = [count, low, high, total]
+        else:
+            found[0] += count
+            found[1], found[2] = min(found[1], low), max(found[2], high)
+            found[3] += total
+    yield from _summaries(at, sums)
+
+
+def _summaries(at: int, sums: dict[tuple[str, str], _Sum]) -> Iterator[SeriesSummary]:
+    for (device, channel), (count, low, high, total) in sorted(sums.items()):
+        yield SeriesSummary(at, device, channel, int(count), low, high, total / count)
+
+
+def _readings(connection: apsw.Connection, wanted: Selection) -> Iterator[_Part]:
+    for one in select_in(connection, wanted):
+        number = as_number(one.value)
+        if number is not None and one.unix_ms is not None:
+            yield one.unix_ms, one.device, one.channel, 1, number, number, number
+
+
+def _rollups(
+    connection: apsw.Connection, wanted: Selection, step_ms: int
+) -> Iterator[Iterator[_Part]]:
+    start = FAR_PAST if wanted.start_ms is None else wanted.start_ms - wanted.start_ms % step_ms
+    end = FAR_FUTURE if wanted.end_ms is None else wanted.end_ms - 1
+    if len(wanted.devices) == 1 and not is_pattern(wanted.devices[0]):
+        found = connection.execute(_SERIES_OF, wanted.devices)
+    else:
+        found = connection.execute(_SERIES)
+    every: list[tuple[Any, ...]] = found.fetchall()
+    for series, device, channel in every:
+        if matches(device, wanted.devices) and matches(channel, wanted.channels):
+            for step in (MINUTE_MS, HOUR_MS):
+                rows = connection.execute(_ROLLUPS, (series, step, start, end))
+                yield _parts(rows, device, channel)
+
+
+def _parts(rows: apsw.Cursor, device: str, channel: str) -> Iterator[_Part]:
+    for t, count, low, high, total in rows:
+        if count:
+            yield t, device, channel, count, low, high, total
+
+
+def _time(part: _Part) -> int:
+    return part[0]
