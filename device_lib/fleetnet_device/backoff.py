@@ -39,7 +39,8 @@ class Backoff:
         """Return the pause in ms after a link that was up for ``lasted_ms``.
 
         Args:
-            retry_after_ms: what the server asked for; the pause is never shorter.
+            retry_after_ms: what the server asked for; it knows when it has room, so this
+                counts, and not a pause of our own.
             is_refused: the server does not want this device.
         """
         last_ms = max(self._base_ms, self._last_ms - _PAY_BACK * lasted_ms)
@@ -47,8 +48,9 @@ class Backoff:
         chance = int.from_bytes(self._random_bytes(3), "big")
         pause_ms = min(self._cap_ms, self._base_ms + chance % span)
         self._last_ms = pause_ms
+        if retry_after_ms > self._base_ms:
+            # Spread by a quarter, or everybody would come at its end.
+            return retry_after_ms + chance % (retry_after_ms // 4 + 1)
         if is_refused:
             pause_ms += _REFUSED_MS
-        # The server's wish is spread by a quarter, or everybody would come at its end.
-        wish_ms = retry_after_ms + (chance % (retry_after_ms // 4 + 1) if retry_after_ms else 0)
-        return max(pause_ms, wish_ms)
+        return pause_ms

@@ -74,6 +74,10 @@ class DtlsAcceptor:
 
     Attributes:
         context: of handshakes that begin from now on; those under way keep theirs.
+        admit: function(address) -> whether a client whose cookie was right may begin a
+            handshake, asked before anything is allocated. Default: up to ``max_handshakes``.
+        handshake_timeout_s: as given; may be changed for handshakes that begin later.
+        settled: function(address), an admitted handshake is over, whatever its end.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class DtlsAcceptor:
         self._on_refused = on_refused
         self._mtu = mtu
         self._max_handshakes = max_handshakes
-        self._handshake_timeout_s = handshake_timeout_s
+        self.handshake_timeout_s = handshake_timeout_s
         self.associations: dict[Address, Association] = {}
         self.half_open: dict[Address, Association] = {}
         self._tombstones: dict[Address, list[Any]] = {}
@@ -105,6 +109,8 @@ class DtlsAcceptor:
         self._cookie_keys = [os.urandom(32), os.urandom(32)]
         self._cookies_until = 0.0
         self.is_accepting = True
+        self.admit: Callable[[Address], bool] = self._has_room
+        self.settled: Callable[[Address], None] = lambda address: None
         self.junk = 0
         self.hellos = 0
         self.overloaded = 0
@@ -170,10 +176,13 @@ class DtlsAcceptor:
             self.junk += 1  # a late copy of the hello that opened it
         elif known is not None and known.cookie == cookie:
             self._go_on(known, data, now)  # its own retransmission
-        elif known is not None or len(self.half_open) < self._max_handshakes:
+        elif self.admit(address):
             self._begin(data, cookie, address, now)
         else:
             self.overloaded += 1
+
+    def _has_room(self, address: Address) -> bool:
+        return address in self.half_open or len(self.half_open) < self._max_handshakes
 
     def _cookie(self, key: int, rest: bytes, address: Address) -> bytes:
         message = repr(address).encode() + b"\0" + rest
@@ -197,11 +206,13 @@ class DtlsAcceptor:
         if not ssl.listen():
             ssl.free()
             self.junk += 1
+            if address not in self.half_open:
+                self.settled(address)
             return
         abandoned = self.half_open.pop(address, None)
         if abandoned is not None:
             abandoned.ssl.free()
-        association = Association(address, ssl, cookie, now + self._handshake_timeout_s)
+        association = Association(address, ssl, cookie, now + self.handshake_timeout_s)
         self.half_open[address] = association
         self._go_on(association, b"", now)
 
@@ -234,6 +245,7 @@ class DtlsAcceptor:
     def _open(self, association: Association) -> None:
         address = association.address
         del self.half_open[address]
+        self.settled(address)
         old = self.associations.pop(address, None)
         self.associations[address] = association
         self.handshakes += 1
@@ -259,7 +271,8 @@ class DtlsAcceptor:
         self, association: Association, error: FleetError, now: float, alert: bytes = b""
     ) -> None:
         alert = alert or association.ssl.output()
-        self.half_open.pop(association.address, None)
+        if self.half_open.pop(association.address, None) is not None:
+            self.settled(association.address)
         association.ssl.free()
         self.refused += 1
         if alert:
@@ -330,6 +343,13 @@ class DtlsAcceptor:
         """Send one datagram's payload; a lost one is the caller's to repeat."""
         association.ssl.write(payload)
         self._transmit(association.ssl.output(), association.address)
+
+    def abandon(self, address: Address) -> None:
+        """Forget an unfinished handshake, whose client may begin anew; says nothing to it."""
+        association = self.half_open.pop(address, None)
+        if association is not None:
+            association.ssl.free()
+            self.settled(address)
 
     def close(self, association: Association) -> None:
         """Send close_notify and forget the association."""

@@ -18,39 +18,50 @@ from fleetnet_server.core.blobs import Blobs
 from fleetnet_server.core.commands import Commands
 from fleetnet_server.core.configs import Configs
 from fleetnet_server.core.enrolment import Enrolment
+from fleetnet_server.core.events import Events
+from fleetnet_server.core.gate import Gate
 from fleetnet_server.core.live import LiveReadings
 from fleetnet_server.core.lookout import Lookout
 from fleetnet_server.core.peer import Peer
+from fleetnet_server.core.presence import Presence
 from fleetnet_server.core.psks import Psks
 from fleetnet_server.core.rotation import Rotations
 from fleetnet_server.core.router import Router
 from fleetnet_server.core.services import Services
 from fleetnet_server.core.sessions import Sessions
+from fleetnet_server.core.taps import Alarms, ReadingsTap
 from fleetnet_server.core.watch import Watch
 from fleetnet_server.crls import Crls
 from fleetnet_server.errors import FolderError
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.crl_folder import CrlFolder
 from fleetnet_server.identity.expiry import Expiry
+from fleetnet_server.identity.permissions import check_folder
 from fleetnet_server.identity.policy import PolicyFile, Rules
 from fleetnet_server.identity.psk import FindKey
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.identity.wanted import TrustFolder
 from fleetnet_server.listeners import Listeners
+from fleetnet_server.reloading import Reloading
 from fleetnet_server.store.audit import Audit, AuditTable
+from fleetnet_server.store.blob_quotas import BlobQuotas
 from fleetnet_server.store.blobs import BlobFiles
 from fleetnet_server.store.claims import ClaimTable
 from fleetnet_server.store.commands import CommandTable
+from fleetnet_server.store.compaction import Compactor
+from fleetnet_server.store.housekeeping import Housekeeping
 from fleetnet_server.store.identities import IdentityTable
 from fleetnet_server.store.psks import PskTable
+from fleetnet_server.store.retention import Retention
 from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.tokens import TokenTable
+from fleetnet_server.store.views import Views
 from fleetnet_server.store.writer import Writer
 from fleetnet_server.upkeep import Upkeep
 
 _log = structlog.get_logger("fleetnet")
 
-# A restart takes a second; a fleet that comes back within it would only be sent away.
-_RETRY_AFTER_MS = 2_000
+# A disk that takes longer for what waits has failed; devices keep what is not acknowledged.
 _FLUSH_S = 5.0
 
 
@@ -58,17 +69,21 @@ class Backend:
     """A running back-end: ``async with Backend(folder, settings) as backend``.
 
     Raises, on entry:
-        FolderError: another server uses the folder. CredentialError: keys cannot be used.
+        FolderError: another server uses the folder, or others can read its keys.
+        CredentialError: keys cannot be used.
         StoreUnavailable, StoreError: the store cannot be opened.
         ConfigError: policy.toml is broken.
         OSError: a port is in use.
 
     Attributes:
-        tls_port, dtls_port: the real ones, where the settings say 0.
+        tls_port, dtls_port: the real ones, where the settings say 0. web_port: 0: closed.
         commands, configs: what a program tells its devices, see core/.
         policy: FOLDER/policy.toml. audit: who decided what, to be written to.
         rotations, enrolment: new identities of devices, and first ones by claim.
         live: best-effort readings, to be watched. blobs: files and frames of devices.
+        events: what happens, to be subscribed to. presence: who is here.
+        housekeeping: compaction, retention and blob quotas, on a thread of its own.
+        tokens, views: for the HTTP API. is_draining: ``stop`` was called.
     """
 
     def __init__(self, folder: Path, settings: Settings):
@@ -76,9 +91,13 @@ class Backend:
         self.settings = settings
         self.tls_port = 0
         self.dtls_port = 0
+        self.web_port = 0
+        self.is_draining = False
         self._lock: IO[bytes] | None = None
 
     async def __aenter__(self) -> "Backend":
+        check_folder(self.folder)
+        self._reloading = Reloading(self)
         self.policy = PolicyFile(self.folder)
         self._lists = CrlFolder(self.folder)
         self._lock = self._take_lock()
@@ -93,42 +112,64 @@ class Backend:
         )
         self.router.writer = self.writer
         self._make_services()
+        self._make_sessions()
         try:
             await self._listen()
         except BaseException:
             await self._lookout.stop()
             await self.writer.close()
             self._blob_files.close()
+            self.views.close()
             self.store.close()
             self._lock.close()
             raise
+        self.housekeeping.start()
         return self
 
     def _make_services(self) -> None:
         settings = self.settings
+        self.events = Events()
+        self.presence = Presence(self.events.publish)
+        self.tap = ReadingsTap(self.events)
+        self.router.on_batch = self.tap.on_batch
+        self.tokens, self.views = TokenTable(self.store), Views(self.folder, self.store)
         table = CommandTable(self.store)
         self.audit = Audit(self.store)
         self.commands = Commands(table, self._rules, self.audit)
         self.configs = Configs(table)
-        self.live = LiveReadings()
+        self.live = LiveReadings(self.events)
         self._blob_files = BlobFiles(self.folder / "blobs", self.store)
         self.blobs = Blobs(self._blob_files, BlobLimits(settings.max_blob_bytes))
+        for service in (self.commands, self.configs, self.blobs):
+            service.tell = self.events.publish
         trust = TrustFolder(self.folder, settings.device_lifetime_s)
         self.rotations = Rotations(
             IdentityTable(self.store), trust, settings.rotations_per_s, self.audit
         )
         crls = Crls(self.folder, self.store.registry.revoked)
-        self.rotations.on_revoked = crls.soon
+        self.rotations.on_revoked = self.revoked = crls.soon
         self.enrolment = Enrolment(ClaimTable(self.store), trust, self.audit)
         self.psks = Psks(PskTable(self.store))
+        self._crls = crls
+        quotas = BlobQuotas(self.store, self._blob_files, self.folder)
+        works = (Compactor(self.store), Retention(self.store, self.folder), quotas)
+        self.housekeeping = Housekeeping(works)
+        self.housekeeping.use(settings)
+
+    def _make_sessions(self) -> None:
+        settings = self.settings
+        services = (
+            self.commands, self.configs, self.live, self.blobs, self.psks, self.rotations,
+            Alarms(self.events),
+        )  # fmt: skip
         self.sessions = Sessions(
             self.store,
             self.store,
             self.router,
-            Services(
-                (self.commands, self.configs, self.live, self.blobs, self.psks, self.rotations)
-            ),
+            Services(services),
             audit=self.audit,
+            presence=self.presence,
+            gate=Gate.of(settings),
             keepalive_ms=int(settings.keepalive_s * 1000),
             datagram_keepalive_ms=int(settings.dtls_keepalive_s * 1000),
         )
@@ -140,7 +181,7 @@ class Backend:
         self._lookout = Lookout(
             (
                 watch, self.commands, self.configs, self.psks, self.rotations, self.enrolment,
-                crls, self.audit,
+                self._crls, self.audit,
             )
         )  # fmt: skip
 
@@ -184,11 +225,13 @@ class Backend:
             self.sessions.accept,
             self.sessions.handshake_refused,
             find_key,
+            self.sessions.address_limited,
         )
         self.tls, self.dtls = self.listeners.tls, self.listeners.dtls
         if settings.enrol_port:
             self.listeners.add_enrolment(self.enrolment.accept)
         await self.listeners.start()
+        await self._serve_web()
         self._lookout.add(self.listeners)
         self.listeners.on_reload = self._on_reload
         self._upkeep.start()
@@ -196,9 +239,28 @@ class Backend:
         self.dtls_port = self.dtls.port
         _log.info("listening", bind=settings.bind, tls=self.tls_port, dtls=self.dtls_port)
 
+    async def _serve_web(self) -> None:
+        self.web = None
+        if self.settings.web_port:
+            # The extra "web" is only needed by who opens the port.
+            from fleetnet_server.web.serving import WebServer
+
+            web = WebServer(self)
+            try:
+                await web.start(self.settings.web_bind, self.settings.web_port)
+            except BaseException:
+                self.listeners.close()
+                raise
+            self.web, self.web_port = web, web.port
+
     async def reload(self) -> bool:
-        """Read certificates and keys anew; sessions go on. See Listeners.reload."""
-        return await self.listeners.reload()
+        """Read settings, certificates and keys anew; sessions go on.
+
+        Returns:
+            True when everything that the files say and that can change is in force.
+        """
+        is_set = self._reloading.reload()
+        return await self.listeners.reload() and is_set
 
     def _on_reload(self) -> None:
         self._upkeep.wake()
@@ -212,6 +274,7 @@ class Backend:
 
     async def stop(self) -> None:
         """Commit what was received, acknowledge it, say BYE, close."""
+        self.is_draining = True
         self.listeners.stop_accepting()
         await self._upkeep.stop()
         try:
@@ -220,10 +283,14 @@ class Backend:
         except TimeoutError:
             _log.error("store unavailable: what it lacks was not acknowledged")
         await self._lookout.stop()
-        await self.sessions.close(_RETRY_AFTER_MS)
+        await self.sessions.close()
         self.listeners.close()
         await self.writer.close()
         await self.blobs.close()
+        if self.web is not None:
+            await self.web.stop()
+        await asyncio.to_thread(self.housekeeping.stop)
+        self.views.close()
         self._blob_files.close()
         self.store.close()
         if self._lock is not None:

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fleetnet_server.errors import ConfigError
+from fleetnet_server.redaction import shown
 
 FILE_NAME = "fleetnet.toml"
 PREFIX = "FLEETNET_"
@@ -36,8 +37,30 @@ class Settings(BaseSettings):
         20.0, ge=0, le=1000, description="least time between two commits"
     )
     commit_rows: int = Field(2048, ge=1, le=100_000, description="most messages in one commit")
-    handshake_timeout_s: float = Field(10.0, gt=0, le=120)
-    max_handshakes: int = Field(1000, ge=1, description="handshakes under way at once")
+    handshake_timeout_s: float = Field(
+        10.0, gt=0, le=120, description="a board takes 1 to 3 s for its half of a handshake"
+    )
+    max_handshakes: int = Field(
+        1000, ge=1, description="handshakes under way at once, 60 KB each, at each listener"
+    )
+    address_handshakes_per_s: float = Field(
+        500.0, gt=0, description="of one address: less than half of what a core can do"
+    )
+    address_handshakes_burst: int = Field(
+        5000, ge=1, description="of one address at once: a fleet behind one router comes back"
+    )
+    device_sessions_per_s: float = Field(
+        1.0, gt=0, description="links of one device: its own pauses are at least 0.5 s"
+    )
+    device_sessions_burst: int = Field(
+        60, ge=1, description="links of one device at once: a minute on a link that breaks"
+    )
+    sessions_per_s: float = Field(
+        200.0, gt=0, description="new sessions, all together: a third of a core, data goes on"
+    )
+    max_sessions: int = Field(
+        20_000, ge=1, description="sessions at once, 85 KB each over DTLS: 1.7 GB"
+    )
     keepalive_s: float = Field(60.0, ge=1, le=86_400, description="what devices are asked for")
     dtls_keepalive_s: float = Field(
         25.0, ge=1, le=86_400, description="over DTLS: routers forget idle UDP after 30 s"
@@ -53,6 +76,17 @@ class Settings(BaseSettings):
     )
     rotations_per_s: float = Field(
         20.0, gt=0, le=1000, description="new identities a second, for all devices together"
+    )
+    web_bind: str = Field("127.0.0.1", description="address of the HTTP API and the dashboard")
+    web_port: int = Field(
+        0, ge=0, le=65535, description="TCP port of the HTTP API and the dashboard; 0: closed"
+    )
+    web_host: str = Field(
+        "", description="name by which browsers reach it, where that is not `host`: of a proxy"
+    )
+    compaction: bool = Field(True, description="move readings into chunks by series and time")
+    housekeeping_share: float = Field(
+        0.25, ge=0.01, le=1, description="of a core, for compaction, retention and blob quotas"
     )
     max_blob_bytes: int = Field(64 << 20, ge=1024, description="larger blobs are refused")
 
@@ -123,5 +157,5 @@ def _explain(error: ValidationError, path: Path) -> str:
         key = str(problem["loc"][0])
         variable = PREFIX + key.upper()
         place: Any = variable if variable in os.environ else path
-        lines.append(f"{place}: {key}: {problem['msg']}, not {problem['input']!r}")
+        lines.append(f"{place}: {key}: {problem['msg']}, not {shown(key, problem['input'])!r}")
     return "\n".join(lines)

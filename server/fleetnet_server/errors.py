@@ -29,6 +29,10 @@ class FolderError(FleetError):
     """A fleet folder is missing, or would have been overwritten."""
 
 
+class FleetNotRunning(FleetError):
+    """The program used a Fleet outside of its ``async with``."""
+
+
 class CommandError(FleetError):
     """A command did not bring a value; the subclasses say why."""
 

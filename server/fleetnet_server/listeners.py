@@ -20,6 +20,7 @@ from fleetnet_server.config import Settings
 from fleetnet_server.core.transport import Accept, Refused
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.server_keys import FOLDER, WATCHED, ServerKeys
+from fleetnet_server.net.admission import Admission, Door
 from fleetnet_server.net.dtls import DtlsListener
 from fleetnet_server.net.tls import TlsListener
 
@@ -75,6 +76,7 @@ class Listeners:
     Args:
         accept, refused: what the listeners call, see core/transport.py.
         find_key: see make_contexts.
+        limited: hears of an address that comes too often, once a minute.
 
     Attributes:
         tls, dtls: the listeners. enrol: the third one, see ``add_enrolment``.
@@ -92,6 +94,7 @@ class Listeners:
         accept: Accept,
         refused: Refused,
         find_key: "FindKey | None" = None,
+        limited: Callable[[str], None] = lambda network: None,
     ):
         self._folder = folder
         self._settings = settings
@@ -99,6 +102,10 @@ class Listeners:
         self._find_key = find_key
         self._seen = self._stat()
         self._contexts = contexts = make_contexts(folder, find_key)
+        # One for all: an address has no more of the server's time because it uses two ports.
+        self.admission = Admission(
+            settings.address_handshakes_per_s, settings.address_handshakes_burst, limited
+        )
         self.tls = self._tls(contexts.tls, accept)
         self.dtls = DtlsListener(
             contexts.dtls,
@@ -106,6 +113,7 @@ class Listeners:
             refused,
             handshake_timeout_s=settings.handshake_timeout_s,
             max_handshakes=settings.max_handshakes,
+            admission=self.admission,
         )
         self.enrol: TlsListener | None = None
         self.on_reload: Callable[[], None] = lambda: None
@@ -119,11 +127,20 @@ class Listeners:
             self._refused,
             handshake_timeout_s=self._settings.handshake_timeout_s,
             max_handshakes=self._settings.max_handshakes,
+            admission=self.admission,
         )
 
     @property
     def serial(self) -> int:
         return self._contexts.serial
+
+    @property
+    def doors(self) -> dict[str, Door]:
+        """Their places for handshakes, by name."""
+        found = {"tls": self.tls.door, "dtls": self.dtls.door}
+        if self.enrol is not None:
+            found["enrol"] = self.enrol.door
+        return found
 
     # -- their life ------------------------------------------------------------------------
 
@@ -143,6 +160,19 @@ class Listeners:
         except OSError:
             self.close()
             raise
+
+    def use_limits(self, settings: Settings) -> None:
+        """Let the numbers of other settings hold from now on."""
+        self._settings = settings
+        self.admission.table.use(
+            settings.address_handshakes_per_s, settings.address_handshakes_burst
+        )
+        self.dtls.acceptor.handshake_timeout_s = settings.handshake_timeout_s
+        self.dtls.door.most = settings.max_handshakes
+        for listener in (self.tls, self.enrol):
+            if listener is not None:
+                listener.handshake_timeout_s = settings.handshake_timeout_s
+                listener.door.most = settings.max_handshakes
 
     def stop_accepting(self) -> None:
         """Take no new connections; sessions go on."""

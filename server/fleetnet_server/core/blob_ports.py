@@ -65,11 +65,15 @@ class BlobStore(Protocol):
     def has_content(self, sha256: bytes, size: int) -> bool:
         """Say whether content is kept, of whatever blob."""
 
+    def most_bytes(self, device_id: int) -> int | None:
+        """Return how large one blob of a device can be, for its quota; None: there is none."""
+
     def open_partial(self, device_id: int, sha256: bytes) -> PartialFile:
         """Make an empty partial file."""
 
     async def keep(self, rows: list[BlobRow], partial: PartialFile | None) -> bool:
         """Keep blobs of one content, durably; False when the partial is not that content.
 
-        ``partial`` None: the content is kept already. What is kept needs no discard.
+        ``partial`` None: the content is kept already; OSError when it is not any more. What is
+        kept needs no discard.
         """

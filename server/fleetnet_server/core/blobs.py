@@ -36,6 +36,7 @@ from fleetnet.handshake import CAN_BLOB, Hello
 from fleetnet.limits import BLOB_WINDOW
 from fleetnet_server.core.blob_ports import BlobLimits, BlobRow, BlobStore, PartialFile
 from fleetnet_server.core.bodies import Message
+from fleetnet_server.core.events import Tell, tell_nobody
 from fleetnet_server.errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Blobs:
     Attributes:
         stored, refused, dropped: blobs kept, refused, and partials given up.
         duplicates: chunks that came again.
+        tell: hears of blobs that are kept (core/events.py).
     """
 
     capability = CAN_BLOB
@@ -90,6 +92,7 @@ class Blobs:
         limits: BlobLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
+        self.tell: Tell = tell_nobody
         self.stored = 0
         self.refused = 0
         self.dropped = 0
@@ -149,6 +152,10 @@ class Blobs:
             self._refuse(peer, offer, TOO_LARGE, f"at most {most} B")
             return
         try:
+            quota = self._store.most_bytes(peer.device_id)
+            if quota is not None and offer.size > quota:
+                self._refuse(peer, offer, TOO_LARGE, f"the quota is {quota} B")
+                return
             row = _row_of(peer, offer)
             if self._store.is_stored(row):
                 self._remember(peer, offer, None)
@@ -267,6 +274,9 @@ class Blobs:
             # The device asks again, and finds all chunks here.
             _log.error("a complete blob must wait: %s", error)
             partial.is_ending = False
+            if is_known:
+                # A quota may have removed that content: no chunk of it came on this offer.
+                self._drop(partial)
             return
         self._forget(partial)
         if is_right:
@@ -278,6 +288,11 @@ class Blobs:
                 handle = self._handles.get(peer, {}).get(row.number)
                 if handle is not None:
                     handle.partial = None
+                self.tell(
+                    "blob-stored", peer.name,
+                    {"name": row.name, "size": row.size, "sha256": row.sha256.hex(),
+                     "content_format": row.content_format},
+                )  # fmt: skip
                 self._say(peer, State(row.number, STORED))
             # Else it was offered while the rows were written: it will be offered again.
 

@@ -11,7 +11,7 @@ fleetnet/commands.py).
 
 import re
 from collections.abc import Callable, Container, Iterable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -82,6 +82,12 @@ class Inspected(NamedTuple):
     body: str | bytes
 
 
+class Tally(Protocol):
+    """Counts the readings of good bodies."""
+
+    readings: int
+
+
 class RawBody(NamedTuple):
     """A decoded RAW body; ``content_format`` is IANA's CoAP number (RFC 7252 section 12.3)."""
 
@@ -98,6 +104,7 @@ def inspect_body(
     offset_of_boot: Callable[[int], int | None],
     received_ms: int,
     allowed: Container[str] | None = None,
+    tally: Tally | None = None,
 ) -> Inspected:
     """Check a body and date it.
 
@@ -108,6 +115,7 @@ def inspect_body(
         offset_of_boot: unix ms minus uptime ms of a boot of this device, None when unknown.
         received_ms: unix ms of arrival.
         allowed: channels and names of events that its device may use; None: any.
+        tally: counts the readings.
 
     Raises nothing that depends on ``body``.
 
@@ -116,7 +124,7 @@ def inspect_body(
     kind &= ~OPTIONAL
     try:
         if kind == READINGS:
-            return _inspect_readings(body, offset_of_boot, allowed)
+            return _inspect_readings(body, offset_of_boot, allowed, tally)
         if kind == RAW:
             return _inspect_raw(body, offset_of_boot, allowed)
         if kind == EVENT:
@@ -215,6 +223,15 @@ def decode_log(body: str | bytes) -> tuple[int, int, list[tuple[int, str, str]]]
     return _decode_log(body)  # type: ignore[return-value]
 
 
+def decode_event(body: str | bytes) -> tuple[int, int, str, Any]:
+    """Decode an EVENT body that inspect_body found good: base_ms, boot, name, value as JSON.
+
+    Raises:
+        msgspec.MsgspecError: the body is not one.
+    """
+    return _decode_event(body)
+
+
 class _TooDeep(ValueError):
     TEXT = f"value is nested deeper than {MAX_DEPTH}"
 
@@ -227,6 +244,7 @@ def _inspect_readings(
     body: bytes,
     offset_of_boot: Callable[[int], int | None],
     allowed: Container[str] | None,
+    tally: Tally | None,
 ) -> Inspected:
     base_ms, boot, channels, items = _decode_readings(body)
     if allowed is not None:
@@ -249,6 +267,8 @@ def _inspect_readings(
     if body.count(b"[") + body.count(b"{") - len(items) > MAX_DEPTH:
         for item in items:
             _check_depth(bytes(item[2]))
+    if tally is not None:
+        tally.readings += len(items)
     if boot:
         offset = offset_of_boot(boot)
         if offset is None:

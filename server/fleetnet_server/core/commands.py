@@ -11,6 +11,7 @@ the device runs an id once. Source: docs/protocol.md section 3.3.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from fleetnet.handshake import CAN_COMMAND, Hello
 from fleetnet_server.core.audit_ports import AuditLog
 from fleetnet_server.core.bodies import Message, decode_answer
 from fleetnet_server.core.command_ports import Command, CommandStore, value_of
+from fleetnet_server.core.events import Tell, tell_nobody
 from fleetnet_server.errors import (
     CommandError,
     CommandTimeout,
@@ -65,6 +67,9 @@ class Commands:
     Args:
         rules: what devices of a group may be told, see identity/policy.py.
         audit: hears of commands that these do not allow.
+
+    Attributes:
+        tell: hears of commands that ended (core/events.py). ended: how many, by their state.
     """
 
     capability = CAN_COMMAND
@@ -80,6 +85,8 @@ class Commands:
         self._store = store
         self._rules = rules
         self._audit = audit
+        self.tell: Tell = tell_nobody
+        self.ended: Counter[str] = Counter()
         self._lines: dict[int, _Line] = {}
         self._waiting: dict[str, asyncio.Future[Command]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,6 +174,28 @@ class Commands:
             detail = {"name": name, "why": why}
             self._audit.note_repeated(issuer, "command-denied", device, detail)
 
+    def is_ready(self, device_id: int) -> bool:
+        """Say whether a device is connected, and its program takes commands."""
+        return device_id in self._lines
+
+    async def wait(self, command_id: str, timeout_s: float) -> Command:
+        """Return a command once it has ended, or as it stands after ``timeout_s``.
+
+        Raises CommandError: nobody gave it, or the server stops.
+        """
+        command = self.status(command_id)
+        if command.ended_ms is not None:
+            return command
+        answer = self._waiting.setdefault(command_id, self._loop.create_future())
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(answer)
+        except TimeoutError:
+            return self.status(command_id)
+        finally:
+            if self._waiting.get(command_id) is answer:
+                del self._waiting[command_id]
+
     def status(self, command_id: str) -> Command:
         """Return how a command stands. Raises CommandError when nobody gave it."""
         command = self._store.get(command_id)
@@ -239,11 +268,18 @@ class Commands:
         self._ended(command_id)
 
     def _ended(self, command_id: str) -> None:
+        command = self._store.get(command_id)
+        if command is None or command.ended_ms is None:
+            return
+        self.ended[command.state] += 1
+        self.tell(
+            "command-ended",
+            command.device,
+            {"command": command.id, "name": command.name, "state": command.state},
+        )
         answer = self._waiting.get(command_id)
         if answer is not None and not answer.done():
-            command = self._store.get(command_id)
-            if command is not None and command.ended_ms is not None:
-                answer.set_result(command)
+            answer.set_result(command)
 
     def _room(self, line: _Line) -> int:
         now_ms = _now_ms()
@@ -321,7 +357,9 @@ class Commands:
     async def _expire(self) -> None:
         self._is_expiring = True
         try:
-            await asyncio.to_thread(self._store.expire, _now_ms())
+            expired, lost = await asyncio.to_thread(self._store.expire, _now_ms())
+            self.ended["expired"] += expired
+            self.ended["lost"] += lost
         except StoreUnavailable as error:
             _log.error("stale commands stay: %s", error)
         finally:

@@ -16,6 +16,7 @@ from fleetnet.events import Received
 from fleetnet.frame import COMMANDS, CONFIG, CONFIG_STATE
 from fleetnet.handshake import CAN_CONFIGURE, Hello
 from fleetnet_server.core.bodies import Message, decode_answer
+from fleetnet_server.core.events import Tell, tell_nobody
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.identity.registry import Device
 
@@ -71,7 +72,11 @@ def check_document(document: Any) -> None:
 
 
 class Configs:
-    """The service (core/services.py); made on a running loop, looked after by a Lookout."""
+    """The service (core/services.py); made on a running loop, looked after by a Lookout.
+
+    Attributes:
+        tell: hears what devices say of their configurations (core/events.py).
+    """
 
     capability = CAN_CONFIGURE
     kinds = frozenset((CONFIG_STATE,))
@@ -79,6 +84,7 @@ class Configs:
 
     def __init__(self, store: ConfigStore):
         self._store = store
+        self.tell: Tell = tell_nobody
         self._peers: dict[int, Peer] = {}
         self._pending: set[int] = set()  # devices whose link had no room
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,6 +131,7 @@ class Configs:
         """A CONFIG_STATE is stored: say so when it is bad news."""
         if message.problem is None:
             version, state, value = decode_answer(message.kind, message.body)
+            self.tell(f"config-{state}", peer.name, {"version": version})
             if state == wire.REJECTED:
                 _log.warning(
                     "device %s rejects version %s of its configuration: %s",

@@ -33,6 +33,7 @@ from fleetnet_server.errors import StoreUnavailable
 
 _log = logging.getLogger("fleetnet.enrolment")
 
+# A link costs 60 KB and is there for a signature: 64 of them are an installer's busy day.
 MAX_LINKS = 64
 DEADLINE_S = 60.0  # a small board takes seconds to sign its request
 WRONG_TOKENS = 5

@@ -16,6 +16,7 @@ from fleetnet.events import Received
 from fleetnet.frame import READINGS
 from fleetnet.handshake import Hello
 from fleetnet_server.core.bodies import Message, decode_readings, inspect_body
+from fleetnet_server.core.events import LIVE, Events
 
 if TYPE_CHECKING:
     from fleetnet_server.core.peer import Peer
@@ -87,7 +88,8 @@ class LiveReadings:
     kinds: frozenset[int] = frozenset()
     live_kinds = frozenset((READINGS,))
 
-    def __init__(self) -> None:
+    def __init__(self, events: Events | None = None) -> None:
+        self._events = events
         self.refused = 0
         self._latest: dict[str, dict[str, LiveReading]] = {}
         self._watchers: set[Watcher] = set()
@@ -130,6 +132,7 @@ class LiveReadings:
         base_ms, boot, channels, items = decode_readings(event.payload)
         offset = peer.boot_offset(boot) if boot else 0
         known = self._latest.setdefault(peer.name, {})
+        fresh: list[LiveReading] = []
         for index, dt_ms, value in items:
             unix_ms = now if offset is None else base_ms + offset + dt_ms
             decoded = msgspec.json.decode(value)
@@ -138,8 +141,15 @@ class LiveReadings:
             known[reading.channel] = reading
             if len(known) > _CHANNELS:
                 del known[next(iter(known))]
+            fresh.append(reading)
             for watcher in self._watchers:
                 watcher.put(reading)
+        if self._events is not None and self._events.wants(LIVE, peer.name):
+            shown = [
+                {"channel": one.channel, "unix_ms": one.unix_ms, "value": one.value}
+                for one in fresh
+            ]
+            self._events.publish(LIVE, peer.name, {"readings": shown})
 
     def durable(self, peer: "Peer", message: Message) -> None:
         """See Service; nothing of this service is stored."""

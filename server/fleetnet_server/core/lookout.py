@@ -14,6 +14,7 @@ from fleetnet_server.errors import StoreUnavailable
 
 _log = logging.getLogger("fleetnet.services")
 
+# A command of another process is on its way a quarter of a second later; a look is 0.1 ms.
 _LOOK_S = 0.25
 
 

@@ -8,11 +8,12 @@ from fleetnet import errors, events
 from fleetnet import frame as wire
 from fleetnet.acceptor import AcceptorSession
 from fleetnet.errors import FleetError
-from fleetnet.handshake import Hello, Welcome
+from fleetnet.handshake import Hello
 from fleetnet.ports import port
 from fleetnet.reasons import reason_text
 from fleetnet.session import DOWN, OPEN, OVER
 from fleetnet.ticks import ticks_diff
+from fleetnet_server.core.greeting import make_welcome
 from fleetnet_server.core.policing import Pace
 from fleetnet_server.core.transport import Transport
 from fleetnet_server.errors import StoreUnavailable
@@ -46,14 +47,19 @@ class Peer:
         identity_number: which of its identities the device says it uses (HELLO).
         epoch_id: the store's number of the epoch, once HELLO was accepted.
         pending: messages handed to the writer and not yet durable.
+        stored, duplicates, lost: messages of this link that became durable, that were durable
+            before, and that the device gave up.
+        lag_ms: from the newest reading's time to its arrival, of the last commit; None: undated.
+        seen: ticks of the last bytes that came.
         capabilities: CAN_* bits that both ends have, once the session is open.
     """
 
     __slots__ = (
         "_ack_armed", "_afterlife", "_boot_offset", "_changes", "_refusal", "_session",
         "_sessions", "_stranger", "_transport", "address", "armed_at", "boot", "device_id",
-        "epoch_id", "foreign", "group", "identity_number", "is_open", "is_quarantined", "name",
-        "pace", "pending", "psk_identity", "rules", "serial",
+        "duplicates", "epoch_id", "foreign", "group", "identity_number", "is_open",
+        "is_quarantined", "lag_ms", "lost", "name", "pace", "pending", "psk_identity", "rules",
+        "seen", "serial", "stored",
     )  # fmt: skip
 
     def __init__(
@@ -85,8 +91,9 @@ class Peer:
         else:
             self.serial, self.psk_identity = who.serial, who.psk_identity
             self._is(who.device)
-        self.epoch_id = 0
-        self.pending = 0
+        self.epoch_id = self.pending = self.stored = self.duplicates = self.lost = 0
+        self.lag_ms: int | None = None
+        self.seen = port.ticks()
         self.is_open = False
         self.armed_at: float | None = None
         self._ack_armed: int | None = None
@@ -109,7 +116,7 @@ class Peer:
 
     def receive_data(self, data: bytes) -> None:
         """See LinkHandler."""
-        now = port.ticks()
+        self.seen = now = port.ticks()
         session = self._session
         session.receive_data(data, now)
         needs_answer = True
@@ -162,12 +169,11 @@ class Peer:
         if self._refusal is not None:
             self._refuse(self._refusal)
         elif hello.probe:
-            self._session.refuse(errors.NORMAL)
-            self._end()
+            self.turn_away(errors.NORMAL, 0)
         elif self._stranger is not None:
             self._sessions.spawn(self._register(self._stranger, hello))
         else:
-            self._enter(hello, now)
+            self._sessions.ask(self, hello, self._transport)
 
     def _judge_again(self) -> None:
         who = self._sessions.judge(self)
@@ -178,47 +184,54 @@ class Peer:
             self._is(who.device)
 
     def _refuse(self, refusal: Refusal) -> None:
-        self._session.refuse(refusal.reason)
         self._sessions.refused(self, refusal)
+        self.turn_away(refusal.reason, refusal.retry_after_ms)
+
+    def turn_away(self, reason: int, retry_after_ms: int) -> None:
+        """Answer HELLO with REFUSE."""
+        self._session.refuse(reason, retry_after_ms)
         self._end()
 
     async def _register(self, stranger: Stranger, hello: Hello) -> None:
         """Make a stranger a device, as the policy wants, and go on with its HELLO."""
-        registry = self._sessions.registry
+        admit = self._sessions.registry.admit
+        who = (stranger.name, stranger.state, stranger.serial, stranger.policy)
         try:
-            await asyncio.to_thread(
-                registry.admit, stranger.name, stranger.state, stranger.serial, stranger.policy
-            )
+            await asyncio.to_thread(admit, *who)
         except StoreUnavailable:
-            self._session.refuse(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
-            self._end()
+            self.turn_away(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
             return
         if self._transport is None:
             return
         self._judge_again()
-        if self.device_id:
-            self._enter(hello, port.ticks())
-        else:
-            self._refuse(self._refusal or Refusal(errors.UNKNOWN_DEVICE, "it cannot be registered"))
+        if self._stranger is not None:
+            self._refusal = Refusal(errors.UNKNOWN_DEVICE, "it cannot be registered")
+        self._hello(hello, port.ticks())
         self._flush(port.ticks())
 
-    def _enter(self, hello: Hello, now: int) -> None:
-        self.identity_number = hello.identity
-        self.boot = hello.boot
-        if self._sessions.enter(self):
+    def enter(self, hello: Hello) -> None:
+        """The gate lets the device in, perhaps a while after its HELLO."""
+        if self._transport is None:
+            return
+        if self._changes != self._sessions.changes:
+            self._judge_again()
+        self.identity_number, self.boot = hello.identity, hello.boot
+        if not self.device_id:
+            self._refuse(self._refusal or Refusal(errors.UNKNOWN_DEVICE, "it was removed"))
+        elif self._sessions.enter(self):
             # Messages of the old link are on their way to the disk: the resume points
             # must not miss them.
             self._sessions.spawn(self._welcome_after_flush(hello))
         else:
-            self._welcome(hello, now)
+            self._welcome(hello, port.ticks())
+        self._flush(port.ticks())
 
     async def _welcome_after_flush(self, hello: Hello) -> None:
         try:
             async with asyncio.timeout(_FLUSH_S):
                 await self._sessions.flush()
         except TimeoutError:
-            self._session.refuse(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
-            self._end()
+            self.turn_away(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
         else:
             if self._transport is not None:
                 self._welcome(hello, port.ticks())
@@ -230,22 +243,14 @@ class Peer:
             marks = sessions.store.watermarks(self.device_id, hello.epoch)
             self.epoch_id = sessions.store.epoch_id(self.device_id, hello.epoch)
         except StoreUnavailable:
-            self._session.refuse(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
-            self._end()
+            self.turn_away(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
             return
         if hello.boot:
             self._boot_offset = port.unix_ms() - hello.uptime_ms
             sessions.store.set_boot(self.device_id, hello.boot, self._boot_offset)
-        welcome = Welcome()
-        welcome.session_id = os.urandom(8)
         sessions.restrict(self)
-        welcome.window = self._window()
-        welcome.keepalive_ms = sessions.keepalive_ms
-        if not self.is_quarantined:
-            welcome.capabilities = sessions.services.capabilities
-        if self._transport is not None and self._transport.datagram:
-            welcome.keepalive_ms = sessions.datagram_keepalive_ms
-        welcome.ack_delay_ms = sessions.ack_delay_ms
+        is_datagram = self._transport is not None and self._transport.datagram
+        welcome = make_welcome(sessions, self._window(), self.is_quarantined, is_datagram)
         self._session.welcome(welcome, hello, marks, now)
         # A HELLO that contradicts the store, or a link that ended meanwhile, opens nothing.
         if self._session.state == OPEN:
@@ -355,8 +360,7 @@ class Peer:
     def drop(self) -> None:
         """End the link now, whatever the session's state."""
         self.is_open = False
-        transport = self._transport
-        self._transport = None
+        transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
 
@@ -365,8 +369,7 @@ class Peer:
         if self._transport is None:
             return
         if self._afterlife:
-            transport = self._transport
-            self._transport = None
+            transport, self._transport = self._transport, None
             transport.close()
             return
         now = port.ticks()

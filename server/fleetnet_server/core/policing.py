@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from fleetnet.frame import EVENT, LOG, OPTIONAL, RAW, READINGS
 from fleetnet.limits import MAX_STREAM, WINDOW
-from fleetnet_server.core.bodies import POLICY, Inspected, inspect_body
+from fleetnet_server.core.bodies import POLICY, Inspected, Tally, inspect_body
 from fleetnet_server.identity.policy import Rules
 
 # What a device says by itself; answers and its identity's own matters have limits of their own.
@@ -23,12 +23,17 @@ _MOST_OVERDRAWN = MAX_STREAM * WINDOW
 _REFILL = 0.25
 
 
+# A group of one message an hour pays back for years; a device asks again after an hour.
+_LONGEST_BAR_MS = 3_600_000
+
+
 def inspect_restricted(
     rules: Rules,
     kind: int,
     body: bytes,
     offset_of_boot: Callable[[int], int | None],
     received_ms: int,
+    tally: Tally | None = None,
 ) -> Inspected:
     """Inspect a body as core/bodies.py does, and under its group's rules.
 
@@ -39,7 +44,7 @@ def inspect_restricted(
     if most is not None and len(body) > most and kind & ~OPTIONAL in _DATA:
         problem = f"{POLICY}more than {most} B, the most that its group may send"
         return Inspected(received_ms, received_ms, problem, body)
-    return inspect_body(kind, body, offset_of_boot, received_ms, rules.channels)
+    return inspect_body(kind, body, offset_of_boot, received_ms, rules.channels, tally)
 
 
 class Bucket:
@@ -50,14 +55,18 @@ class Bucket:
 
     Args:
         clock: seconds, monotonic.
+
+    Attributes:
+        is_barred: its device did not obey; it may not come before the bucket is used again.
     """
 
-    __slots__ = ("_at", "_clock", "level", "rate", "size")
+    __slots__ = ("_at", "_clock", "is_barred", "level", "rate", "size")
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic):
         self.rate = rate
         self.size = max(1.0, rate)
         self.level = self.size
+        self.is_barred = False
         self._clock = clock
         self._at = clock()
 
@@ -107,7 +116,8 @@ class Pace:
         if not self._is_held:
             self._hold()
             self._changed()
-        self.is_over = self.is_over or self._bucket.level < -_MOST_OVERDRAWN
+        if self._bucket.level < -_MOST_OVERDRAWN:
+            self.is_over = self._bucket.is_barred = True
 
     def _hold(self) -> None:
         self._is_held = True
@@ -127,3 +137,30 @@ class Pace:
         else:
             self._is_held = False
             self._changed()
+
+
+class Buckets:
+    """The buckets of all devices; they outlive sessions, or to connect again were a way round."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, Bucket] = {}
+
+    def of(self, device_id: int, rules: Rules | None) -> Bucket | None:
+        """Return the bucket of a device under the rules of its group; None: it needs none."""
+        rate = None if rules is None else rules.max_rate
+        if rate is None:
+            self._of.pop(device_id, None)
+            return None
+        bucket = self._of.get(device_id)
+        if bucket is None or bucket.rate != rate:
+            bucket = self._of[device_id] = Bucket(rate)
+        return bucket
+
+    def barred_ms(self, device_id: int, rules: Rules | None) -> int:
+        """Return for how long a device that did not obey has to stay away; 0: it may come."""
+        bucket = self.of(device_id, rules)
+        if bucket is None or not bucket.is_barred:
+            return 0
+        wait_s = bucket.wait_s()
+        bucket.is_barred = wait_s > 0
+        return min(int(wait_s * 1000), _LONGEST_BAR_MS)

@@ -17,6 +17,7 @@ _FREE_CUTS = 3
 # What a device says of an offer that its last session cut off comes right behind HELLO.
 _LISTEN_MS = 2_000
 
+# Later than any time, for comparing.
 _NEVER_MS = 1 << 60
 
 

@@ -13,26 +13,31 @@ from fleetnet.events import Gap
 from fleetnet.handshake import Hello
 from fleetnet.limits import WINDOW
 from fleetnet.reasons import reason_text
+from fleetnet_server.config import Settings
 from fleetnet_server.core.audit_ports import AuditLog
 from fleetnet_server.core.bodies import POLICY
 from fleetnet_server.core.duplicates import Duplicates
+from fleetnet_server.core.gate import SILENCE, Gate
 from fleetnet_server.core.peer import Peer
-from fleetnet_server.core.policing import Bucket, Pace
+from fleetnet_server.core.policing import Buckets, Pace
 from fleetnet_server.core.ports import MessageStore
+from fleetnet_server.core.presence import Presence
 from fleetnet_server.core.router import Router
 from fleetnet_server.core.services import Services
 from fleetnet_server.core.timers import Timers
-from fleetnet_server.core.transport import Transport
+from fleetnet_server.core.transport import NOBODY, LinkHandler, Transport
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.identity.authenticate import (
     Authenticated,
     LinkIdentity,
     Refusal,
     Stranger,
+    as_other_ca,
     authenticate,
     is_revoked_elsewhere,
     judge,
 )
+from fleetnet_server.identity.crl import issuer_hash
 from fleetnet_server.identity.policy import Policy
 from fleetnet_server.identity.registry import Registry
 
@@ -48,7 +53,8 @@ class Sessions:
 
     Args:
         services: what is done with messages besides storing them.
-        audit: hears of refusals and the like.
+        audit: hears of refusals and the like. presence: hears of sessions.
+        gate: how often, how many, how fast.
         keepalive_ms: what devices are asked for; datagram_keepalive_ms: the same over DTLS;
         ack_delay_ms: how long an acknowledgement may wait for others; max_frame: largest
             payload taken, bytes.
@@ -67,6 +73,8 @@ class Sessions:
         services: Services | None = None,
         *,
         audit: AuditLog | None = None,
+        gate: Gate | None = None,
+        presence: Presence | None = None,
         keepalive_ms: int = 60_000,
         datagram_keepalive_ms: int = 25_000,
         ack_delay_ms: int = 100,
@@ -85,12 +93,15 @@ class Sessions:
         self.ack_delay_ms = ack_delay_ms
         self.max_frame = max_frame
         self.audit = audit
+        self.gate = gate or Gate.of(Settings.model_construct())
         self.policy = Policy()
         self.changes = 0
+        self.presence = presence or Presence()
         self.live: dict[int, Peer] = {}
         self._duplicates = Duplicates()
-        self._buckets: dict[int, Bucket] = {}
+        self._buckets = Buckets()
         self._revoked_elsewhere: frozenset[tuple[bytes, int]] = frozenset()
+        self._ours: frozenset[bytes] | None = None
         self._accepted: frozenset[bytes] = frozenset()
         self._foreign: set[tuple[int, int]] = set()
         self._draining: dict[int, set[Peer]] = {}
@@ -102,20 +113,27 @@ class Sessions:
 
     # -- what the listeners call -----------------------------------------------------
 
-    def accept(self, transport: Transport, certificate: bytes) -> Peer:
+    def accept(self, transport: Transport, certificate: bytes) -> LinkHandler:
         """Take an authenticated link; a device that may not come in gets REFUSE later."""
+        self.presence.handshake_done(transport.kind)
         who: Authenticated | Stranger | Refusal
         try:
             link = LinkIdentity(certificate, transport.psk_identity)
             who = authenticate(
                 link, self.registry, self.policy.unknown, self._revoked_elsewhere, self._accepted
             )
+            if isinstance(who, Authenticated):
+                who = self.gate.admit(who.device.id, who.device.name) or who
         except StoreUnavailable as error:
             who = Refusal(errors.STORE_UNAVAILABLE, str(error))
+        if who is SILENCE:
+            transport.abort()
+            return NOBODY
         return Peer(self, transport, who, certificate)
 
     def handshake_refused(self, kind: str, address: tuple[str, int], error: FleetError) -> None:
         """Log a TLS or DTLS handshake that failed."""
+        self.presence.handshake_refused(kind, error)
         _log.warning("handshake refused", link=kind, address=address[0], reason=str(error))
         if self.audit is not None:
             # The address is the actor; its port, which an error may name, is another each time.
@@ -126,18 +144,39 @@ class Sessions:
             detail = {"link": kind, "reason": reason}
             self.audit.note_repeated(address[0], "handshake-refused", None, detail)
 
+    def address_limited(self, network: str) -> None:
+        """Log an address whose handshakes are not even begun, as it comes too often."""
+        _log.warning("address comes too often: not let in for now", address=network)
+        if self.audit is not None:
+            self.audit.note_repeated(network, "address-limited", None, {})
+
     # -- what the peers call -----------------------------------------------------------
 
     def judge(self, peer: Peer) -> Authenticated | Stranger | Refusal:
         """Decide again on a link, whose device may have been changed since it was let in."""
         if self.is_revoked_elsewhere(peer):
             return Refusal(errors.REVOKED, "its CA revoked it", peer.name)
+        if peer.foreign and self._ours is not None:
+            issuer = issuer_hash(peer.foreign)
+            if issuer not in self._ours | self._accepted:
+                return Refusal(errors.REVOKED, "its CA is no longer accepted here", peer.name)
         try:
-            return judge(
+            who = judge(
                 peer.name, peer.serial, peer.psk_identity, self.registry, self.policy.unknown
             )
+            return as_other_ca(who, peer.foreign, self.registry, self._accepted)
         except StoreUnavailable as error:
             return Refusal(errors.STORE_UNAVAILABLE, str(error), peer.name)
+
+    def ask(self, peer: Peer, hello: Hello, transport: Transport | None) -> None:
+        """Ask the gate whether a session may begin."""
+        if barred_ms := self._barred_ms(peer):
+            # It would begin with a closed window, and that is what the device does not obey.
+            self.refused(peer, Refusal(errors.OVERLOADED, "sent too fast", peer.name))
+            peer.turn_away(errors.OVERLOADED, barred_ms)
+        elif transport is not None:
+            live = len(self.live) - (peer.device_id in self.live)
+            self.gate.ask(peer, hello, live, transport.datagram)
 
     def enter(self, peer: Peer) -> bool:
         """Make ``peer`` the device's session; True when older messages are not durable yet."""
@@ -146,7 +185,7 @@ class Sessions:
         if old is not None and old is not peer:
             self._replaced(old, peer)
             old.bye(errors.REPLACED)
-            self._shut(old)
+            self._shut(old, reason_text(errors.REPLACED))
         return peer.device_id in self._draining
 
     def _replaced(self, old: Peer, new: Peer) -> None:
@@ -164,18 +203,19 @@ class Sessions:
                 device=new.name, addresses=sorted(where.values()),
             )  # fmt: skip
 
-    def dismiss(self, peer: Peer, reason: int) -> None:
+    def dismiss(self, peer: Peer, reason: int, retry_after_ms: int = 0) -> None:
         """End a session: what is durable is acknowledged, then BYE; no service has it more."""
         if self.live.get(peer.device_id) is not peer:
             return
         _log.warning("session ended", device=peer.name, why=reason_text(reason))
-        peer.bye(reason)
-        self._shut(peer)
+        peer.bye(reason, retry_after_ms)
+        self._shut(peer, reason_text(reason))
 
-    def _shut(self, peer: Peer) -> None:
+    def _shut(self, peer: Peer, why: str) -> None:
         """No more acknowledgements and no more services for a session that said BYE."""
         if peer.is_open:
             peer.is_open = False
+            self.presence.ended(peer, why)
             if not peer.is_quarantined:
                 self.services.closed(peer)
         self._drain(peer)
@@ -183,7 +223,8 @@ class Sessions:
     def leave(self, peer: Peer, why: str) -> None:
         """Forget a peer whose session or link is over."""
         was_open = peer.is_open
-        self._shut(peer)
+        self.gate.forget(peer)
+        self._shut(peer, why)
         if self.live.get(peer.device_id) is peer:
             del self.live[peer.device_id]
             self._duplicates.ended(peer.device_id)
@@ -206,6 +247,7 @@ class Sessions:
 
     def opened(self, peer: Peer, hello: Hello, transport: Transport | None) -> None:
         """Log a session that was accepted, and let the services have it."""
+        self.presence.opened(peer, hello, transport)
         _log.info(
             "session opened",
             device=peer.name,
@@ -227,7 +269,11 @@ class Sessions:
     def refused(self, peer: Peer, refusal: Refusal) -> None:
         """Log a device that got REFUSE."""
         reason = reason_text(refusal.reason)
-        _log.warning("device refused", device=peer.name, reason=reason, why=refusal.message)
+        self.presence.refused(peer, refusal)
+        _log.warning(
+            "device refused", device=refusal.name or peer.name, address=peer.address,
+            reason=reason, why=refusal.message,
+        )  # fmt: skip
         if self.audit is not None:
             detail = {"reason": reason}
             if peer.serial:
@@ -243,9 +289,9 @@ class Sessions:
         self._revoked_elsewhere = revoked
         self.changes += 1
 
-    def use_issuers(self, accepted: frozenset[bytes]) -> None:
-        """Take certificates of these other CAs from now on (identity/authenticate.py)."""
-        self._accepted = accepted
+    def use_issuers(self, ours: frozenset[bytes], accepted: frozenset[bytes]) -> None:
+        """Take certificates of these CAs only from now on (identity/authenticate.py)."""
+        self._ours, self._accepted = ours, accepted
         self.changes += 1
 
     # -- the policy --------------------------------------------------------------------
@@ -259,16 +305,9 @@ class Sessions:
     def restrict(self, peer: Peer) -> None:
         """Give a session the rules of its device's group."""
         rules = self.policy.rules(peer.group)
-        rate = None if rules is None else rules.max_rate
-        if rate is None:
-            self._buckets.pop(peer.device_id, None)
-            peer.use_rules(rules, None)
-            return
-        # It outlives the session, or a device would only have to connect again.
-        bucket = self._buckets.get(peer.device_id)
-        if bucket is None or bucket.rate != rate:
-            bucket = self._buckets[peer.device_id] = Bucket(rate)
-        peer.use_rules(rules, Pace(bucket, peer.update_window))
+        bucket = self._buckets.of(peer.device_id, rules)
+        pace = None if bucket is None else Pace(bucket, peer.update_window)
+        peer.use_rules(rules, pace)
 
     def denied(self, peer: Peer, problem: str) -> None:
         """A message that the policy does not allow was stored with its problem."""
@@ -281,10 +320,14 @@ class Sessions:
         """A device sends although its windows are closed: its session ends."""
         if peer.is_open:
             self.denied(peer, f"{POLICY}it does not keep to the rate of its group")
-            self.dismiss(peer, errors.OVERLOADED)
+            self.dismiss(peer, errors.OVERLOADED, self._barred_ms(peer))
+
+    def _barred_ms(self, peer: Peer) -> int:
+        return self._buckets.barred_ms(peer.device_id, self.policy.rules(peer.group))
 
     def noted_gap(self, peer: Peer, gap: Gap) -> None:
         """Log messages that a device gave up."""
+        self.presence.gave_up(peer, gap)
         _log.warning(
             "device gave up messages",
             device=peer.name, stream=gap.stream, first=gap.first, last=gap.last,
@@ -311,12 +354,17 @@ class Sessions:
 
     # -- the end -----------------------------------------------------------------------
 
-    async def close(self, retry_after_ms: int, timeout_s: float = 3.0) -> None:
+    async def close(self, timeout_s: float = 3.0) -> None:
         """Say BYE to everybody and wait for the answers, ``timeout_s`` at most.
 
-        Everything received should be durable by now, see Backend.stop.
+        Each is asked to come back at a time of its own, at the rate of the gate. Everything
+        received should be durable by now, see Backend.stop.
         """
-        for peer in list(self.live.values()):
+        waiting = set(self.gate.close())
+        for peer, retry_after_ms in self.gate.herd.spread([*self.live.values(), *waiting]):
+            if peer in waiting:
+                peer.turn_away(errors.SHUTDOWN, retry_after_ms)
+                continue
             peer.acknowledge_now()
             peer.bye(errors.SHUTDOWN, retry_after_ms)
         if self.live:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 _log = logging.getLogger("fleetnet.timers")
 
+# A tenth of an acknowledgement's delay.
 _GRAIN_S = 0.010
 
 

@@ -43,6 +43,18 @@ class LinkHandler(Protocol):
         """The link is gone; called once, never after the handler closed it itself."""
 
 
+class _Nobody:
+    """The handler of a link that was closed at once."""
+
+    def receive_data(self, data: bytes) -> None:
+        """See LinkHandler."""
+
+    def link_lost(self, error: FleetError | None) -> None:
+        """See LinkHandler."""
+
+
+NOBODY: LinkHandler = _Nobody()
+
 # Called with the transport and the client's leaf certificate (DER); b"" with a shared key.
 Accept = Callable[[Transport, bytes], LinkHandler]
 # Called with kind, address and the reason of a handshake that failed.

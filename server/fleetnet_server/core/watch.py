@@ -96,7 +96,7 @@ class Watch:
 
     def use_issuers(self, ours: frozenset[bytes], accepted: frozenset[bytes]) -> None:
         """Take devices of these CAs only (issuer_hash), and end the sessions of others."""
-        self._sessions.use_issuers(accepted)
+        self._sessions.use_issuers(ours, accepted)
         for peer in list(self._sessions.live.values()):
             if peer.foreign and issuer_hash(peer.foreign) not in ours | accepted:
                 self._dismiss(peer, errors.REVOKED)

@@ -73,11 +73,13 @@ class Refusal(NamedTuple):
         reason: code of fleetnet.errors, for REFUSE.
         message: for the log; carries the device's name where there is one.
         name: what the credentials say, "" when they name nobody.
+        retry_after_ms: what the device is asked to stay away; 0: as it likes.
     """
 
     reason: int
     message: str
     name: str = ""
+    retry_after_ms: int = 0
 
 
 def authenticate(
@@ -116,14 +118,29 @@ def authenticate(
     if serial and elsewhere and is_revoked_elsewhere(link.certificate, elsewhere):
         return Refusal(errors.REVOKED, f"device {name!r}: its CA revoked {serial:x}", name)
     found = judge(name, serial, psk, registry, unknown, link.certificate)
+    return as_other_ca(found, link.certificate, registry, accepted)
+
+
+def as_other_ca(
+    found: Authenticated | Stranger | Refusal,
+    certificate: bytes,
+    registry: Registry,
+    accepted: Container[bytes],
+) -> Authenticated | Stranger | Refusal:
+    """Return a decision; a refusal where another CA speaks for a device of this fleet.
+
+    Args:
+        found: the decision so far. certificate: of the link, DER; b"" for a pre-shared key.
+        accepted: see ``authenticate``.
+    """
     if (
         isinstance(found, Authenticated)
-        and link.certificate
+        and certificate
         and accepted
-        and issuer_hash(link.certificate) in accepted
+        and issuer_hash(certificate) in accepted
         and registry.has_own_certificate(found.device.id)
     ):
-        return _impostor(name)
+        return _impostor(found.device.name)
     return found
 
 

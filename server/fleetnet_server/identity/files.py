@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fleetnet_server.errors import FolderError
 
+# Modes: keys are their owner's alone, certificates everybody's.
 PRIVATE = 0o600
 PUBLIC = 0o644
 PRIVATE_FOLDER = 0o700

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 
 from fleetnet_server.errors import StoreError
 
+# What an operator reads in one table; each is text in every list of devices.
 MAX_LABELS = 32
 _GROUP = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+# A line of a terminal and a half.
 _MAX_VALUE = 128
 
 

@@ -32,6 +32,7 @@ QUARANTINE = "quarantine"
 ACCEPT = "accept"
 _UNKNOWN = (REFUSE, QUARANTINE, ACCEPT)
 
+# A thousand groups; a larger file is something else. Larger numbers are slips of the pen.
 _MAX_FILE = 1 << 20
 _MAX_BYTES = 1 << 40
 _MAX_RATE = 1_000_000.0

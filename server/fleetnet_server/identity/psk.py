@@ -21,6 +21,7 @@ from fleetnet_server.identity.secret import FILE_NAME, SECRET_BYTES, load_secret
 
 KEY_BITS = (128, 256)
 
+# NIST SP 800-38D section 5.2.1.1.
 _NONCE_BYTES = 12
 
 

@@ -12,8 +12,10 @@ from fleetnet_server.errors import FolderError
 from fleetnet_server.identity.files import write_new_file
 
 FILE_NAME = "secret.key"
+# AES-256.
 SECRET_BYTES = 32
 
+# Whatever anybody but the owner may do.
 _OTHERS = 0o077
 
 

@@ -5,6 +5,7 @@ from fleetnet.ports.cpython_dtls_server import DtlsSocket
 from fleetnet.ports.openssl_context import Context
 from fleetnet.ports.openssl_dtls import Address, Association
 from fleetnet_server.core.transport import Accept, LinkHandler, Refused
+from fleetnet_server.net.admission import Admission, Door
 
 
 class DtlsLink:
@@ -52,7 +53,10 @@ class DtlsLink:
 
 
 class DtlsListener(DtlsSocket):
-    """Accepts DTLS associations and hands the authenticated ones to ``accept``."""
+    """Accepts DTLS associations and hands the authenticated ones to ``accept``.
+
+    Args, Attributes: see TlsListener. The door is asked when a cookie has proved the address.
+    """
 
     def __init__(
         self,
@@ -62,12 +66,19 @@ class DtlsListener(DtlsSocket):
         *,
         handshake_timeout_s: float = 10.0,
         max_handshakes: int = 1000,
+        admission: Admission | None = None,
     ):
         super().__init__(
             context, handshake_timeout_s=handshake_timeout_s, max_handshakes=max_handshakes
         )
         self._accept = accept
         self._report = refused
+        self.door = Door(max_handshakes, admission)
+        self.acceptor.admit = self._admit
+        self.acceptor.settled = self.door.leave
+
+    def _admit(self, address: Address) -> bool:
+        return self.door.enter(address, address[0], lambda: self.acceptor.abandon(address))
 
     def on_open(self, association: Association) -> None:
         link = association.owner = DtlsLink(self, association)

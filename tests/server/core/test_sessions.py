@@ -145,7 +145,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(tmp_path)
     yield made
     await made.watch.stop()
-    await made.sessions.close(0, 0.01)
+    await made.sessions.close(0.01)
     await made.commands.stop()
     await made.writer.close()
     made.store.close()
