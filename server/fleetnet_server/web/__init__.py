@@ -1,0 +1,1 @@
+"""The HTTP side of the server: API, events, metrics; docs/api.md."""

@@ -1,0 +1,219 @@
+"""Every metric of a back-end, from counters that exist anyway. docs/metrics.md lists them.
+
+What can be counted begins at 0 with every value of its labels: the first one is an increase.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from fleetnet import __version__, errors
+from fleetnet.reasons import REASONS
+from fleetnet_server.core.events import KINDS
+from fleetnet_server.core.presence import HANDSHAKE_REASONS
+from fleetnet_server.web.auth import Gate
+from fleetnet_server.web.looked_up import LookedUp
+from fleetnet_server.web.ports import Running
+from fleetnet_server.web.requests import Lag, Requests
+
+_LINKS = ("tls", "dtls")
+_ENDS = ("ok", "error", "unknown", "expired", "lost")
+
+# The names of the reason codes: labels are words, not sentences.
+_NAMES = {
+    REASONS[code]: name.lower().replace("_", "-")
+    for name, code in vars(errors).items()
+    if name.isupper() and code in REASONS
+}
+# Those of a REFUSE.
+_REFUSALS = (
+    "unknown-device", "disabled", "revoked", "no-identity", "overloaded", "store-unavailable",
+    "version",
+)  # fmt: skip
+
+
+class Collector:
+    """Reads a back-end's counters; implements prometheus_client's Collector."""
+
+    def __init__(
+        self, running: Running, requests: Requests, looked_up: LookedUp, lag: Lag, gate: Gate
+    ):
+        self._running = running
+        self._requests = requests
+        self._looked_up = looked_up
+        self._lag = lag
+        self._gate = gate
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        yield _gauge("fleetnet_build_info", "Always 1.", {__version__: 1}, "version")
+        yield from self._sessions()
+        yield from self._admission()
+        yield from self._messages()
+        yield from self._store()
+        yield from self._certificates()
+        yield from self._services()
+        yield from self._http()
+
+    def _sessions(self) -> Iterator[Metric]:
+        presence = self._running.presence
+        none = dict.fromkeys(_LINKS, 0)
+        online = {link: presence.online.get(link, 0) for link in _LINKS}
+        yield _gauge("fleetnet_sessions", "Open sessions.", online, "link")
+        yield _counter("fleetnet_sessions_opened", "Sessions opened.", presence.opened_count)
+        yield _counter("fleetnet_sessions_ended", "Sessions ended.", presence.ended_count)
+        refused = dict.fromkeys(_REFUSALS, 0)
+        for text, count in presence.refused_counts.items():
+            name = _NAMES.get(text, "other")
+            refused[name] = refused.get(name, 0) + count
+        yield _counters("fleetnet_sessions_refused", "Devices that got REFUSE.", refused, "reason")
+        done = none | presence.handshakes
+        yield _counters("fleetnet_handshakes", "Handshakes that succeeded.", done, "link")
+        failed = CounterMetricFamily(
+            "fleetnet_handshakes_refused", "Handshakes that failed.", labels=("link", "reason")
+        )
+        for link in _LINKS:
+            for reason in HANDSHAKE_REASONS:
+                failed.add_metric((link, reason), presence.handshakes_refused[link, reason])
+        yield failed
+        devices = {"enabled": 0, "disabled": 0, "quarantined": 0, **self._looked_up.devices}
+        yield _gauge("fleetnet_devices", "Registered devices.", devices, "state")
+
+    def _admission(self) -> Iterator[Metric]:
+        gate = self._running.sessions.gate
+        doors = self._running.listeners.doors
+        refused = {
+            "address-rate": sum(door.limited for door in doors.values()),
+            "no-place": sum(door.overloaded for door in doors.values()),
+            "displaced": sum(door.displaced for door in doors.values()),
+            "device-rate": gate.links.refused,
+            "sessions-full": gate.full,
+        }
+        text = "Handshakes, links and sessions that were not begun."
+        yield _counters("fleetnet_admission_refused", text, refused, "reason")
+        pending = {link: len(door) for link, door in doors.items()}
+        yield _gauge("fleetnet_handshakes_pending", "Handshakes under way.", pending, "link")
+        herd = gate.herd
+        yield _counter("fleetnet_herd_held", "Sessions that waited for their turn.", herd.held)
+        yield _counter(
+            "fleetnet_herd_refused", "Devices that were told when it is their turn.", herd.refused
+        )
+        yield _number("fleetnet_herd_awaited_devices", "Devices that are expected back.", herd.away)
+
+    def _messages(self) -> Iterator[Metric]:
+        router = self._running.router
+        yield _counter(
+            "fleetnet_readings_received", "Readings in good messages, repeated ones as well.",
+            router.readings,
+        )  # fmt: skip
+        for name, text, value in (
+            ("received", "Messages received.", router.received),
+            ("stored", "Messages that became durable.", router.stored),
+            ("duplicate", "Messages that were durable already.", router.duplicates),
+            ("problem", "Messages whose body breaks a rule.", router.problems),
+            ("lost", "Messages that devices gave up.", self._running.presence.lost),
+        ):
+            yield _counter(f"fleetnet_messages_{name}", text, value)
+        live = self._running.live.refused
+        yield _counter("fleetnet_live_readings_refused", "Live messages refused.", live)
+
+    def _store(self) -> Iterator[Metric]:
+        writer, router = self._running.writer, self._running.router
+        yield _number(
+            "fleetnet_store_backlog_messages", "Messages that wait for a commit.", writer.backlog
+        )
+        yield _number("fleetnet_store_available", "1: commits succeed.", writer.is_available)
+        yield _number("fleetnet_store_windows_shut", "1: devices wait for it.", router.is_shut)
+        yield HistogramMetricFamily(
+            "fleetnet_store_commit_duration_seconds", "Time of a commit.",
+            writer.took.cumulated(), writer.took.total,
+        )  # fmt: skip
+        sizes = self._looked_up.bytes
+        yield _gauge("fleetnet_store_file_bytes", "Size of the store's files.", sizes, "file")
+        yield _number(
+            "fleetnet_store_free_bytes", "Room on the store's disk.", self._looked_up.free_bytes
+        )
+        lost = self._running.audit.lost
+        yield _counter("fleetnet_audit_rows_lost", "Rows of the audit log without room.", lost)
+
+    def _certificates(self) -> Iterator[Metric]:
+        looked_up = self._looked_up
+        yield _gauge(
+            "fleetnet_device_certificates", "Device certificates by urgency.",
+            looked_up.certificates, "level",
+        )  # fmt: skip
+        ends = GaugeMetricFamily(
+            "fleetnet_certificate_expiry_timestamp_seconds",
+            "When the server's and the CAs' certificates end.", labels=("kind", "name"),
+        )  # fmt: skip
+        for one in looked_up.ends:
+            ends.add_metric((one.kind, one.name), one.not_after_ms / 1000)
+        yield ends
+        yield _gauge(
+            "fleetnet_certificate_nearest_expiry_timestamp_seconds",
+            "When the next certificate of a kind ends.", looked_up.nearest, "kind",
+        )  # fmt: skip
+
+    def _services(self) -> Iterator[Metric]:
+        blobs, events = self._running.blobs, self._running.events
+        ended = dict.fromkeys(_ENDS, 0) | self._running.commands.ended
+        yield _counters("fleetnet_commands_ended", "Commands by their end.", ended, "state")
+        yield _counter("fleetnet_blobs_stored", "Blobs kept.", blobs.stored)
+        yield _counter("fleetnet_blobs_refused", "Blobs refused.", blobs.refused)
+        yield _counter("fleetnet_blobs_dropped", "Partial blobs given up.", blobs.dropped)
+        counts = dict.fromkeys(KINDS, 0) | events.counts
+        yield _counters("fleetnet_events", "What happened, by kind.", counts, "kind")
+        yield _number("fleetnet_event_subscribers", "Who follows the events.", events.subscribers)
+        yield _counter("fleetnet_events_dropped", "Events not delivered in time.", events.dropped)
+        yield _counter(
+            "fleetnet_event_subscribers_cut", "Subscribers cut off for being slow.", events.cut
+        )
+        left_out = self._running.tap.left_out
+        yield _counter("fleetnet_messages_not_shown", "Messages left out of the feed.", left_out)
+
+    def _http(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "fleetnet_http_requests", "Answers over HTTP.", labels=("method", "status")
+        )
+        for (method, status), count in sorted(self._requests.counts.items()):
+            requests.add_metric((method, str(status)), count)
+        yield requests
+        yield HistogramMetricFamily(
+            "fleetnet_http_request_duration_seconds", "Time until an answer begins.",
+            self._requests.took.cumulated(), self._requests.took.total,
+        )  # fmt: skip
+        yield _counters(
+            "fleetnet_http_denied", "Requests without the right to what they ask for.",
+            self._gate.refused, "reason",
+        )  # fmt: skip
+        yield _number(
+            "fleetnet_loop_lag_seconds", "How late the event loop was, worst of 10 s.",
+            self._lag.seconds,
+        )  # fmt: skip
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value)
+
+
+def _number(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value)
+
+
+def _counters(name: str, text: str, values: Mapping[str, float], label: str) -> Metric:
+    made = CounterMetricFamily(name, text, labels=(label,))
+    for key, value in sorted(values.items()):
+        made.add_metric((key,), value)
+    return made
+
+
+def _gauge(name: str, text: str, values: Mapping[str, float], label: str) -> Metric:
+    made = GaugeMetricFamily(name, text, labels=(label,))
+    for key, value in sorted(values.items()):
+        made.add_metric((key,), value)
+    return made
