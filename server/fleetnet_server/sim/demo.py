@@ -7,9 +7,7 @@ what its program sent, what it saw acknowledged, and what the store holds.
 
 import asyncio
 import json
-import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import load_settings
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.sim.interpreters import device_command, device_environment, micropythons
+from fleetnet_server.sim.server import OwnServer
 from fleetnet_server.store.query import query
 from fleetnet_server.store.sqlite import SqliteStore
 
@@ -67,7 +66,7 @@ class Demo:
         self.folder = Path()
         self.ports = ""
         self.devices: list[DeviceRun] = []
-        self._server: asyncio.subprocess.Process | None = None
+        self._server: OwnServer | None = None
 
     async def run(self, on_change: Callable[[], None]) -> bool:
         """Run to the end; True when every device's numbers agree.
@@ -85,15 +84,17 @@ class Demo:
         self.folder = self._given_folder or parent / "fleet"
         try:
             create_fleet(self.folder, ("localhost",))
-            await self._start_server()
-            self._make_devices(found)
+            self._server = server = OwnServer(self.folder)
+            await server.start()
+            self.ports = f"TLS {server.ready['tls_port']}, DTLS {server.ready['dtls_port']}"
+            self._make_devices(found, server.ready)
             tasks = [asyncio.create_task(self._run_device(d, on_change)) for d in self.devices]
             try:
                 await asyncio.gather(*tasks)
             finally:
                 for task in tasks:
                     task.cancel()
-            await self._stop_server()
+            await server.stop()
             self._count()
         finally:
             await self._end()
@@ -105,27 +106,9 @@ class Demo:
             if device.process is not None and device.process.stdin is not None:
                 device.process.stdin.close()
 
-    async def _start_server(self) -> None:
-        environment = dict(os.environ)
-        environment.update(
-            FLEETNET_TLS_PORT="0", FLEETNET_DTLS_PORT="0", FLEETNET_BIND="127.0.0.1"
-        )
-        self._server = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "fleetnet_server.cli.main", "-C", str(self.folder),
-            "serve", "--json", "--quiet",
-            stdout=asyncio.subprocess.PIPE, env=environment, start_new_session=True,
-        )  # fmt: skip
-        assert self._server.stdout is not None
-        line = await asyncio.wait_for(self._server.stdout.readline(), 30)
-        if not line:
-            raise ConfigError("the server did not start: its error is above")
-        ready = json.loads(line)
-        self.ports = f"TLS {ready['tls_port']}, DTLS {ready['dtls_port']}"
-        self._ready = ready
-
-    def _make_devices(self, found: list[tuple[str, str]]) -> None:
+    def _make_devices(self, found: list[tuple[str, str]], ports: dict[str, Any]) -> None:
         settings = load_settings(self.folder).model_copy(
-            update={k: self._ready[k] for k in ("tls_port", "dtls_port")}
+            update={key: ports[key] for key in ("tls_port", "dtls_port")}
         )
         with SqliteStore(settings.store_path(self.folder)) as store:
             for index in range(2 * self.per_transport):
@@ -164,19 +147,13 @@ class Demo:
                 process.kill()
                 await process.wait()
 
-    async def _stop_server(self) -> None:
-        if self._server is not None and self._server.returncode is None:
-            self._server.send_signal(signal.SIGTERM)
-            await asyncio.wait_for(self._server.wait(), 20)
-
     def _count(self) -> None:
         by_name = {device.name: device for device in self.devices}
         for reading in query(load_settings(self.folder).store_path(self.folder)):
             by_name[reading.device].stored += 1
 
     async def _end(self) -> None:
-        if self._server is not None and self._server.returncode is None:
-            self._server.kill()
-            await self._server.wait()
+        if self._server is not None:
+            await self._server.kill()
         if self._given_folder is None:
             shutil.rmtree(self.folder.parent, ignore_errors=True)

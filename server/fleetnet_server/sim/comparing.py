@@ -1,0 +1,65 @@
+"""Comparing what the devices say with what the store has: nothing lost, nothing twice."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+from fleetnet_server.errors import StoreError
+from fleetnet_server.store.query import search, snapshot
+
+# Devices without a date are dated by the server; theirs may be off by what a reboot takes.
+_MARGIN_MS = 3_600_000
+
+
+class Comparison(NamedTuple):
+    """Readings over all devices.
+
+    Attributes:
+        stored: numbers that the store has, each counted once. lost: that it lacks though the
+            devices did not give them up. twice: that it has more than once, so often.
+        kept: numbers in RAM at a loss of power that had arrived nevertheless.
+    """
+
+    stored: int
+    lost: int
+    twice: int
+    kept: int
+
+
+def compare(store: Path, accounts: Iterable[list[Any]], since_ms: int) -> Comparison:
+    """Compare accounts (Unit.account) with the readings of channel "count" since ``since_ms``.
+
+    Raises:
+        StoreError, StoreUnavailable.
+    """
+    total = Comparison(0, 0, 0, 0)
+    with snapshot(store) as connection:
+        # One device after another: a search over all of them opens them all at once.
+        for account in accounts:
+            one = _of_device(account, _numbers(connection, account[0], since_ms - _MARGIN_MS))
+            total = Comparison(*(a + b for a, b in zip(total, one, strict=True)))
+    return total
+
+
+def _numbers(connection: apsw.Connection, device: str, start_ms: int) -> Counter[int]:
+    try:
+        found = search(connection, device, "count", start_ms)
+        return Counter(each.value for each in found if isinstance(each.value, int))
+    except StoreError:
+        return Counter()  # not registered: the store has nothing of it
+
+
+def _of_device(account: list[Any], found: Counter[int]) -> Comparison:
+    _name, first, behind, erased, dropped = account
+    counts = {n: times for n, times in found.items() if first <= n < behind}
+    maybe = {number for start, end in erased for number in range(start, end)}
+    missing = sum(n not in counts and n not in maybe for n in range(first, behind))
+    return Comparison(
+        stored=len(counts),
+        lost=max(0, missing - dropped),
+        twice=sum(counts.values()) - len(counts),
+        kept=sum(number in counts for number in maybe),
+    )
