@@ -21,6 +21,9 @@ _SETTINGS = {
     "FLEETNET_BIND": "127.0.0.1",
     # Every handshake of a row may be under way at once.
     "FLEETNET_MAX_HANDSHAKES": "4096",
+    # A bench opens thousands of sessions of one address at once: the gates are not measured.
+    "FLEETNET_SESSIONS_PER_S": "100000",
+    "FLEETNET_ADDRESS_HANDSHAKES_BURST": "1000000",
 }
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from device_links import device_context
 from fleets import bundles, serve_command, server_environment, serving
-from handshake_load import shake_hands
 from mqtt_peer import free_port
 from processes import cores, program, resident_bytes, running
 
 from fleetnet.errors import FleetError
+from fleetnet_server.bench.handshakes import shake_hands
 
 _WARM_UP = 100
 _SETTLE_S = 1.0

@@ -11,9 +11,11 @@ import select
 import sys
 import time
 
-from device_links import SecureSocket, connect_all, device_context
+from device_links import device_context
 from mqtt_packets import CONNACK, connect, count_acknowledged, publish_parts
 from payloads import body
+
+from fleetnet_server.bench.links import SecureSocket, connect_all
 
 _IN_FLIGHT = 20
 _DRAIN_S = 60.0

@@ -1,5 +1,6 @@
 """Every row of the bench: what is measured, against what, with which target (TARGETS)."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ import bounds
 import devices
 import footprint
 import handshakes
+import history
 import mqtt_peer
 import telemetry
 from figures import Row, Table
@@ -198,6 +200,30 @@ class Bench:
         total = sum(sizes.values()) / 1000
         what = f".mpy that a device imports for {link.upper()}, {len(sizes)} modules"
         self.table.add(Row("P8", what, total, "KB", 40, at_most=True))
+
+    def p12(self) -> None:
+        """1,000 readings of one channel by time, out of 100 million."""
+        readings = 2_000_000 if self.quick else 100_000_000
+        if shutil.disk_usage(self.folder).free < 50 * readings:
+            self.table.note(f"P12: needs {50 * readings >> 20} MiB of free disk")
+            return
+        options = history.parser().parse_args([str(readings), "--seconds", str(self.seconds)])
+        seen = history.measure(options, self.folder / "history.db")
+        self.table.details["P12"] = seen
+        (self.folder / "history.db").unlink()
+        what = f"1,000 readings of {seen['stored_readings'] / 1e6:.0f} million"
+        for name, key in (
+            ("alone", "alone"), ("beside ingest", "ingest"),
+            ("beside ingest and compaction", "compacting"),
+        ):  # fmt: skip
+            self.table.add(
+                Row("P12", f"{what}, median, {name}", seen[f"{key}_query_p50_ms"], "ms", 5.0,
+                    at_most=True)
+            )  # fmt: skip
+            self.table.add(
+                Row("P12", f"{what}, 99 of 100, {name}", seen[f"{key}_query_p99_ms"], "ms")
+            )
+        self.table.add(Row("P12", "file, for each reading", seen["bytes_a_reading"], "B"))
 
     def p13(self) -> None:
         """A key and a certificate request made on the device."""

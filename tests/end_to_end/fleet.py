@@ -162,7 +162,13 @@ class Fleet:
     def add_device(self, name: str, transport: str, via: Address | None = None) -> Path:
         """Register a device; its bundle leads to ``via`` (a proxy) or to the server."""
         with SqliteStore(self.store) as store:
-            bundle = add_device(self.folder, self._settings, store, name, transport)
+            return self.make_bundle(store, name, transport, via)
+
+    def make_bundle(
+        self, store: SqliteStore, name: str, transport: str, via: Address | None = None
+    ) -> Path:
+        """Register a device in a store that is open; see add_device."""
+        bundle = add_device(self.folder, self._settings, store, name, transport)
         path = bundle / "config.json"
         config = json.loads(path.read_text())
         host, number = via or (self.tls if transport == "tls" else self.dtls)

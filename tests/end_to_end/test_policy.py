@@ -12,11 +12,11 @@ from end_to_end.fleet import Fleet, name_of, runtimes
 from end_to_end.operating import audit, fleetnet, until_noted
 from end_to_end.store_check import faults_of, faults_of_keys
 from end_to_end.test_commands import backend_of, online, ran, start
-from fleetnet_server.cli.device import bundle_config
 from fleetnet_server.config import Settings
 from fleetnet_server.errors import CommandFailed, NotAllowed
 from fleetnet_server.identity import pki
 from fleetnet_server.identity.authority import Authority
+from fleetnet_server.identity.bundle import bundle_config
 from fleetnet_server.identity.crl import Revoked, make_crl
 from fleetnet_server.identity.files import replace_file
 from fleetnet_server.store import schema

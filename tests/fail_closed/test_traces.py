@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fail_closed.guest import make_fleet
 from fail_closed.test_impostors import entries_of
-from fleetnet_server.cli import serve
 from fleetnet_server.cli.main import main
 from fleetnet_server.cli.output import print_json
 from fleetnet_server.identity import pki
+from fleetnet_server.log_output import make_formatter
 
 EVIL = "evil\x1b]0;title\x07\x1b[2J\nERROR a line that nobody wrote\x9b31m\u202e"
 OBEYED = ("\x1b", "\x07", "\x9b", "\u202e", "\nERROR")
@@ -32,14 +32,16 @@ def test_a_log_line_is_one_line_whatever_a_device_says() -> None:
     record = logging.LogRecord(
         "fleetnet.rotation", logging.WARNING, "", 0, "identity failed: %s", (EVIL,), None
     )
-    line = serve.OneLine("%(levelname)s %(message)s").format(record)
+    line = make_formatter(as_json=False).format(record)
     assert line.isprintable()
-    assert line.startswith("WARNING identity failed: evil\\x1b]0;title\\x07")
+    assert "warning  fleetnet.rotation  identity failed: evil\\x1b]0;title\\x07" in line
     try:
-        raise ValueError("x")
+        raise ValueError(EVIL)
     except ValueError as error:
         record.exc_info = (ValueError, error, error.__traceback__)
-    assert len(serve.OneLine("%(message)s").format(record).splitlines()) > 3
+    lines = make_formatter(as_json=False).format(record).splitlines()
+    assert len(lines) > 3
+    assert all(one.isprintable() for one in lines)
 
 
 def test_json_keeps_its_values_and_obeys_nobody(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,8 @@ def test_the_wheel_holds_exactly_three_packages(wheel: Path) -> None:
             ("server", "fleetnet_server"),
             ("device_lib", "fleetnet_device"),
         ]
-        for path in (ROOT / root / package).rglob("*.py")
+        for path in (ROOT / root / package).rglob("*")
+        if path.suffix in (".py", ".html", ".css", ".js", ".svg", ".typed")
     }
     assert sources <= set(names)
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fleetnet.errors import CredentialError
 from fleetnet_server.cli.cert_tools import colons
-from fleetnet_server.cli.output import flat, print_json
+from fleetnet_server.cli.output import flat, json_option, print_json
 from fleetnet_server.errors import FolderError
 from fleetnet_server.identity import anchoring, formats, inspecting
 from fleetnet_server.identity.anchoring import CHOICES, ROOT, TRADE_OFFS, Way
@@ -46,7 +46,7 @@ class _Found(NamedTuple):
 @click.option("--timeout", "timeout_s", default=10.0, show_default=True,
               type=click.FloatRange(min=0.1), help="Seconds for the server to answer.")
 @click.option("--yes", is_flag=True, help="Ask nothing; take a root that no store knows.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def anchor(
     target: str, name: str | None, choice: str | None, out: Path | None, save_chain: Path | None,
     chain: Path | None, stores: tuple[str, ...], timeout_s: float, yes: bool, as_json: bool,

@@ -1,18 +1,21 @@
 """`fleetnet audit`: who decided what about which device."""
 
+import contextlib
 import time
 from pathlib import Path
 
 import click
 
-from fleetnet_server.cli.durations import Duration
+from fleetnet_server.cli.completing import complete_device
 from fleetnet_server.cli.output import (
     format_time,
     format_value,
-    print_json,
+    json_lines_option,
+    print_json_lines,
     print_line,
     print_table,
 )
+from fleetnet_server.cli.times import since_option
 from fleetnet_server.config import load_settings
 from fleetnet_server.store.audit import AuditTable, Entry
 from fleetnet_server.store.sqlite import SqliteStore
@@ -21,20 +24,22 @@ _POLL_S = 0.2
 
 
 @click.command()
-@click.option("--device", help="Only what concerns this device.")
+@click.option("--device", shell_complete=complete_device, help="Only what concerns this device.")
 @click.option("--action", help="Only these, such as device-disable.")
-@click.option("--since", "since_s", type=Duration(), help="Not older than this (2h).")
+@since_option
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines: one object a row.")
+@json_lines_option("a row")
 @click.pass_obj
 def audit(
-    folder: Path, device: str | None, action: str | None, since_s: float | None, limit: int,
+    folder: Path, device: str | None, action: str | None, since_ms: int | None, limit: int,
     follow: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Print the audit log, the newest rows last."""
-    since_ms = None if since_s is None else time.time_ns() // 1_000_000 - round(1000 * since_s)
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with (
+        contextlib.suppress(KeyboardInterrupt) if follow else contextlib.nullcontext(),
+        SqliteStore(load_settings(folder).store_path(folder)) as store,
+    ):
         table = AuditTable(store)
         newest = table.newest()
         _print(table.entries(0, device, action, since_ms, limit), as_json, follow)
@@ -47,8 +52,7 @@ def audit(
 
 def _print(entries: list[Entry], as_json: bool, is_followed: bool) -> None:
     if as_json:
-        for entry in entries:
-            print_json(entry._asdict())
+        print_json_lines(entry._asdict() for entry in entries)
     elif is_followed:
         for entry in entries:
             print_line(_row(entry))

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from fleetnet_server.cli.output import format_time, print_json, print_table
+from fleetnet_server.cli.completing import complete_device
+from fleetnet_server.cli.output import (
+    flat,
+    format_time,
+    json_lines_option,
+    json_option,
+    print_json_lines,
+    print_result,
+    print_table,
+)
 from fleetnet_server.config import load_settings
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store.blobs import StoredBlob, find_blob, list_blobs
@@ -21,10 +30,10 @@ def blob() -> None:
 
 
 @blob.command("list")
-@click.option("--device", help="Only this device.")
+@click.option("--device", shell_complete=complete_device, help="Only this device.")
 @click.option("--name", help="Only blobs of this name.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many, the newest.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines: one object a blob.")
+@json_lines_option("a blob")
 @click.pass_obj
 def list_command(
     folder: Path, device: str | None, name: str | None, limit: int | None, as_json: bool
@@ -32,8 +41,7 @@ def list_command(
     """Print blobs, the newest first."""
     found = list_blobs(load_settings(folder).store_path(folder), device, name, limit)
     if as_json:
-        for one in found:
-            print_json(one._asdict())
+        print_json_lines(one._asdict() for one in found)
         return
     columns = ("ID", "TIME", "DEVICE", "NAME", "FORMAT", "BYTES", "SHA-256")
     print_table(columns, [_row(one) for one in found])
@@ -54,8 +62,9 @@ def _row(one: StoredBlob) -> tuple[str, ...]:
 @blob.command("get")
 @click.argument("blob_id", type=click.IntRange(min=1), metavar="ID")
 @click.argument("target", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@json_option
 @click.pass_obj
-def get_command(folder: Path, blob_id: int, target: Path) -> None:
+def get_command(folder: Path, blob_id: int, target: Path, as_json: bool) -> None:
     """Copy the content of blob ID to the file TARGET, or to standard output for `-`."""
     one = find_blob(load_settings(folder).store_path(folder), blob_id)
     source = folder / "blobs" / one.path
@@ -65,5 +74,7 @@ def get_command(folder: Path, blob_id: int, target: Path) -> None:
                 shutil.copyfileobj(content, sys.stdout.buffer)
         else:
             shutil.copyfile(source, target)
+            text = f"{target}: {one.size} B, {flat(one.name)} of {one.device}."
+            print_result(as_json, {"file": str(target), **one._asdict()}, text)
     except FileNotFoundError as error:
         raise StoreError(f"blob {blob_id}: {error.filename} is missing") from error

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from fleetnet.errors import CredentialError
 from fleetnet_server.cli.actor import actor
 from fleetnet_server.cli.init import create_credentials, server_hosts
-from fleetnet_server.cli.output import flat, print_json
+from fleetnet_server.cli.output import flat, json_option, print_json, print_result
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import FolderError
 from fleetnet_server.identity import crl, imported, rollover
@@ -70,6 +70,7 @@ def ca() -> None:
 @_permit_option
 @_offline_option
 @click.option("--flat", is_flag=True, help="One CA, no issuing CA below it: for hubs.")
+@json_option
 @click.pass_obj
 def init_command(
     folder: Path,
@@ -78,6 +79,7 @@ def init_command(
     permit: tuple[str, ...],
     offline_root: Path | None,
     flat: bool,
+    as_json: bool,
 ) -> None:
     """Make the CA of a fleet that has none (`fleetnet init --no-ca`), and the server's pair."""
     settings = load_settings(folder)
@@ -88,13 +90,14 @@ def init_command(
         folder, (settings.host,), name=name, key_type=key_type or "p256", permit=permit,
         root_key_file=offline_root, is_flat=flat, lifetime=_server_lifetime(settings),
     )  # fmt: skip
-    click.echo(f"CA made in {folder / 'ca'}. Next: fleetnet -C {folder} device add NAME")
+    text = f"CA made in {folder / 'ca'}. Next: fleetnet -C {folder} device add NAME"
     if offline_root:
-        click.echo(f"The root's key is in {offline_root} alone: take it away, and keep a copy.")
+        text += f"\nThe root's key is in {offline_root} alone: take it away, and keep a copy."
+    _print_done(folder, as_json, text)
 
 
 @ca.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
 def show(folder: Path, as_json: bool) -> None:
     """Show the CAs that count, and what a rollover waits for."""
@@ -128,11 +131,12 @@ def show(folder: Path, as_json: bool) -> None:
 @click.option("--switch-server", is_flag=True, help="Second step: the server shows the new CA.")
 @click.option("--finish", is_flag=True, help="Last step: the old CA counts no more.")
 @click.option("--force", is_flag=True, help="Even if it cuts devices off.")
+@json_option
 @click.pass_obj
 def rotate(
     folder: Path, name: str, key_type: str | None, permit: tuple[str, ...],
     offline_root: Path | None, issuing: bool, root_key: Path | None,
-    switch_server: bool, finish: bool, force: bool,
+    switch_server: bool, finish: bool, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Change the CA in three steps: begin, --switch-server, --finish.
 
@@ -165,8 +169,8 @@ def rotate(
         authority = Authority.load(folder)
         _note(store, "ca-rotate", authority, step=step)
         authority.write_crls(folder, revoked_in(store))
-    click.echo(f"Done: {step}.")
-    click.echo(f"Next: {_next_step(Authority.load(folder))}")
+    text = f"Done: {step}.\nNext: {_next_step(Authority.load(folder))}"
+    _print_done(folder, as_json, text)
 
 
 @ca.command("import")
@@ -174,10 +178,12 @@ def rotate(
 @_file_option("--key", "Its private key. Without it its devices are let in, nothing is signed.")
 @_file_option("--root", "Who signed it: what devices trust. Not needed when it is a root.")
 @_file_option("--crl", "A revocation list of it, DER or PEM.")
+@json_option
 @click.pass_obj
 def import_command(
-    folder: Path, cert: Path, key: Path | None, root: Path | None, crl: Path | None
-) -> None:
+    folder: Path, cert: Path, key: Path | None, root: Path | None, crl: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Use a CA that exists: RSA or EC, DER or PEM.
 
     With its key it becomes the fleet's CA, at once or as the next one of a rollover. Without,
@@ -210,13 +216,14 @@ def import_command(
         name = x509.load_der_x509_certificate(pair.certificate).subject.rfc4514_string()
         _note(store, "ca-import", authority, number=number, name=name, signs=key is not None)
         authority.write_crls(folder, revoked_in(store))
-    click.echo(said)
+    _print_done(folder, as_json, said)
 
 
 @ca.command()
 @click.argument("number", type=int)
+@json_option
 @click.pass_obj
-def forget(folder: Path, number: int) -> None:
+def forget(folder: Path, number: int, as_json: bool) -> None:
     """Let the devices of the imported CA NUMBER in no longer (see `ca show`)."""
     settings = load_settings(folder)
     authority = rollover.forget(folder, number)
@@ -224,7 +231,7 @@ def forget(folder: Path, number: int) -> None:
     _kept_crl(folder, number).unlink(missing_ok=True)
     with SqliteStore(settings.store_path(folder)) as store:
         _note(store, "ca-forget", authority, number=number)
-    click.echo(f"CA {number} is not accepted any more.")
+    _print_done(folder, as_json, f"CA {number} is not accepted any more.")
 
 
 def revoked_in(store: SqliteStore) -> list[crl.Revoked]:
@@ -234,6 +241,19 @@ def revoked_in(store: SqliteStore) -> list[crl.Revoked]:
         "WHERE revoked_ms IS NOT NULL"
     )
     return [crl.Revoked(int(serial, 16), at, why or "", of) for serial, at, why, of in rows]
+
+
+def _print_done(folder: Path, as_json: bool, text: str) -> None:
+    """Say which CAs count now, in the words of `ca show --json`."""
+    authority = Authority.load(folder)
+    document = {
+        "phase": rollover.phase(authority),
+        "issuing": authority.generation,
+        "server": authority.ledger.server,
+        "trusted": list(authority.trusted),
+        "accepted": list(authority.ledger.accepted),
+    }
+    print_result(as_json, document, text)
 
 
 def _content(path: Path | None) -> bytes | None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fleetnet.errors import CredentialError
-from fleetnet_server.cli.output import flat, print_json
+from fleetnet_server.cli.output import flat, json_option, print_json, print_result
 from fleetnet_server.errors import FolderError
 from fleetnet_server.identity import camera, converting, formats, inspecting
 from fleetnet_server.identity.files import PRIVATE, PUBLIC, write_new_file
@@ -23,14 +23,13 @@ _password_option = click.option(
     "--password-file", type=_FILE, metavar="FILE",
     help="Its first line opens an encrypted key. Without it, it is asked for on a terminal.",
 )  # fmt: skip
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @click.command("inspect")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_FILE)
 @click.option("--key", type=_FILE, metavar="FILE", help="Does this key belong to the first FILE?")
 @_password_option
-@_json_option
+@json_option
 def inspect_command(
     files: tuple[Path, ...], key: Path | None, password_file: Path | None, as_json: bool
 ) -> None:
@@ -57,9 +56,10 @@ def inspect_command(
               help="DER that a camera loads; keys as SEC 1 or PKCS #1. Refuses what none can use.")
 @click.option("--pick", type=int, metavar="N", help="Of a file with several: the N-th alone.")
 @_password_option
+@json_option
 def convert_command(
     source: Path, target: Path, to: str | None, for_camera: bool, pick: int | None,
-    password_file: Path | None,
+    password_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write IN as DER or PEM to OUT, a new file; keys lose their encryption, and get mode 0600."""
     form = "der" if for_camera else to or _form_of(target)
@@ -77,8 +77,10 @@ def convert_command(
         data = converting.to_der(items[0])
     has_key = any(item.kind == formats.KEY for item in items)
     _write(target, data, PRIVATE if has_key else PUBLIC)
-    what = ", ".join(item.kind for item in items)
-    click.echo(f"{target}: {what}, {form.upper()}, {len(data)} B.")
+    kinds = [item.kind for item in items]
+    document = {"file": str(target), "form": form, "items": kinds, "bytes": len(data)}
+    text = f"{target}: {', '.join(kinds)}, {form.upper()}, {len(data)} B."
+    print_result(as_json, document, text)
 
 
 @click.command("self-signed")
@@ -89,8 +91,9 @@ def convert_command(
               help="How the files are called; without HOST also the common name.")
 @click.option("--key-type", default=P256, show_default=True, metavar="|".join(KEY_TYPES))
 @click.option("--days", default=365.0, show_default=True, type=click.FloatRange(min=0.01))
+@json_option
 def self_signed_command(
-    hosts: tuple[str, ...], out: Path, name: str, key_type: str, days: float
+    hosts: tuple[str, ...], out: Path, name: str, key_type: str, days: float, as_json: bool
 ) -> None:
     """Make a pair that is its own trust anchor: for two devices that know each other.
 
@@ -116,9 +119,10 @@ def self_signed_command(
         raise FolderError(f"{out} cannot be made: {error.strerror}") from error
     for path, data, mode in files:
         _write(out / path, data, mode)
-        click.echo(f"{out / path}: {len(data)} B")
-    content = formats.read(pair.certificate, name)
-    click.echo(f"SHA-256 {colons(inspecting.fingerprint(content.items[0].value))}")
+    digest = inspecting.fingerprint(formats.read(pair.certificate, name).items[0].value)
+    document = {"files": [str(out / path) for path, _, _ in files], "sha256": digest}
+    lines = [f"{out / path}: {len(data)} B" for path, data, _ in files]
+    print_result(as_json, document, "\n".join([*lines, f"SHA-256 {colons(digest)}"]))
 
 
 # -- files and passwords -------------------------------------------------------------------

@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from fleetnet_server.cli.actor import actor
-from fleetnet_server.cli.output import format_time, print_json
+from fleetnet_server.cli.completing import complete_device
+from fleetnet_server.cli.output import format_time, json_option, print_json
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import ConfigError, FolderError, StoreError
+from fleetnet_server.identity.bundle import claim_config
 from fleetnet_server.identity.files import (
     make_private_folder,
     move_folder_into_place,
@@ -24,8 +26,6 @@ from fleetnet_server.store.identities import IdentityTable
 from fleetnet_server.store.sqlite import SqliteStore
 
 _DAY_MS = 86_400_000
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @click.command()
@@ -44,7 +44,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
     show_default=True,
     help="auto: DTLS, and TLS where UDP does not pass.",
 )
-@_json_option
+@json_option
 @click.pass_obj
 def claim(folder: Path, name: str, days: float, transport: str, as_json: bool) -> None:
     """Make a one-time token by which device NAME fetches its first certificate.
@@ -74,9 +74,9 @@ def claim(folder: Path, name: str, days: float, transport: str, as_json: bool) -
 
 
 @click.command()
-@click.argument("names", metavar="NAME...", nargs=-1)
+@click.argument("names", metavar="NAME...", nargs=-1, shell_complete=complete_device)
 @click.option("--all", "is_all", is_flag=True, help="Every device of the fleet.")
-@_json_option
+@json_option
 @click.pass_obj
 def renew(folder: Path, names: tuple[str, ...], is_all: bool, as_json: bool) -> None:
     """Give devices new certificates, and new keys, over their sessions.
@@ -118,11 +118,7 @@ def _is_claim(bundle: Path) -> bool:
 
 def _make_bundle(folder: Path, settings: Settings, name: str, transport: str, token: str) -> Path:
     """Make FOLDER/devices/NAME with a config.json and nothing else; replace that of a claim."""
-    # That module has this one's commands in its group.
-    from fleetnet_server.cli.device import bundle_config
-
-    config = bundle_config(folder, settings, name, transport)
-    config["claim"] = {"token": token, "port": settings.enrol_port}
+    config = claim_config(folder, settings, name, transport, token)
     bundle = folder / "devices" / name
     temporary = bundle.with_name(f".{name}.{secrets.token_hex(4)}")
     try:

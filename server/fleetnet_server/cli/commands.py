@@ -12,8 +12,18 @@ import click
 
 from fleetnet.commands import ERROR, EXPIRED, OK, UNKNOWN
 from fleetnet_server.cli.actor import actor
+from fleetnet_server.cli.completing import complete_device
 from fleetnet_server.cli.durations import Duration
-from fleetnet_server.cli.output import flat, format_time, format_value, print_json, print_table
+from fleetnet_server.cli.output import (
+    flat,
+    format_time,
+    format_value,
+    json_lines_option,
+    json_option,
+    print_json,
+    print_json_lines,
+    print_table,
+)
 from fleetnet_server.config import load_settings
 from fleetnet_server.core.command_ports import Command, value_of
 from fleetnet_server.errors import CommandError, CommandTimeout, NotAllowed
@@ -30,7 +40,7 @@ _GRACE_S = 1.0
 
 
 @click.command()
-@click.argument("device")
+@click.argument("device", shell_complete=complete_device)
 @click.argument("name")
 @click.argument("args", required=False, metavar="[ARGS_JSON]")
 @click.option(
@@ -41,7 +51,7 @@ _GRACE_S = 1.0
     "--wait", "wait_s", type=Duration(),
     help="Wait so long for the result (10s). Default: 10s; with --expires: not at all.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
 def call(
     folder: Path, device: str, name: str, args: str | None,
@@ -51,6 +61,7 @@ def call(
 
     ARGS_JSON is an object (arguments by name) or a list (by position). The device does not
     begin the command after --expires. Exit code 0: it returned; with --expires alone: it is kept.
+    1: it did not return.
     """
     arguments = _arguments(args)
     if wait_s is None and expires_s is None:
@@ -71,6 +82,8 @@ def call(
         if command.ended_ms is None and wait_s is None:
             return
         raise SystemExit(0 if command.state == OK else 1)
+    if command.state == EXPIRED and wait_s is not None:
+        raise _no_answer(command, wait_s)
     if command.ended_ms is not None:
         click.echo(_value_text(command))
     elif wait_s is None:
@@ -80,10 +93,10 @@ def call(
 
 
 @click.command()
-@click.argument("device", required=False)
+@click.argument("device", required=False, shell_complete=complete_device)
 @click.option("--id", "command_id", help="Only this one.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines: one object a command.")
+@json_lines_option("a command")
 @click.pass_obj
 def commands(
     folder: Path, device: str | None, command_id: str | None, limit: int, as_json: bool
@@ -99,8 +112,7 @@ def commands(
         else:
             found = table.recent(None if device is None else table.device(device).id, limit)
     if as_json:
-        for command in found:
-            print_json(_as_dict(command))
+        print_json_lines(_as_dict(command) for command in found)
         return
     print_table(("ID", "GIVEN", "DEVICE", "COMMAND", "STATE", "RESULT"), map(_row, found))
 

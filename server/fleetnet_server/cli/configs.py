@@ -10,7 +10,8 @@ from typing import IO
 
 import click
 
-from fleetnet_server.cli.output import flat, format_value, print_json
+from fleetnet_server.cli.completing import complete_device
+from fleetnet_server.cli.output import flat, format_value, json_option, print_json
 from fleetnet_server.config import load_settings
 from fleetnet_server.core.configs import Config
 from fleetnet_server.errors import StoreError
@@ -24,9 +25,9 @@ def config() -> None:
 
 
 @config.command("set")
-@click.argument("device")
+@click.argument("device", shell_complete=complete_device)
 @click.argument("file", type=click.File("rb"))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
 def set_config(folder: Path, device: str, file: IO[bytes], as_json: bool) -> None:
     """Give DEVICE the JSON object in FILE (- is standard input).
@@ -50,7 +51,7 @@ def set_config(folder: Path, device: str, file: IO[bytes], as_json: bool) -> Non
 
 
 @config.command("get")
-@click.argument("device")
+@click.argument("device", shell_complete=complete_device)
 @click.option("--json", "as_json", is_flag=True, help="Print all that is known as one document.")
 @click.pass_obj
 def get_config(folder: Path, device: str, as_json: bool) -> None:

@@ -3,17 +3,16 @@
 import json
 import secrets
 import shutil
-import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from fleetnet_server.cli.actor import actor
 from fleetnet_server.cli.claims import claim, renew
 from fleetnet_server.cli.install import install, package
-from fleetnet_server.cli.output import print_json
+from fleetnet_server.cli.output import json_option, print_json
 from fleetnet_server.cli.registry import (
     disable,
     enable,
@@ -26,18 +25,16 @@ from fleetnet_server.cli.registry import (
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import FolderError, StoreError
 from fleetnet_server.identity.authority import Authority
+from fleetnet_server.identity.bundle import bundle_config
 from fleetnet_server.identity.files import (
     make_private_folder,
     move_folder_into_place,
     write_new_file,
 )
 from fleetnet_server.identity.names import check_device_name
-from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.identities import note_bundle
 from fleetnet_server.store.registry import PROGRAM
 from fleetnet_server.store.sqlite import SqliteStore
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @click.group()
@@ -60,7 +57,7 @@ for _command in (
 @click.option("--again", is_flag=True, help="NAME is registered: only make it a new bundle.")
 @click.option("--no-bundle", is_flag=True,
               help="Only register NAME: it has a certificate of an imported CA.")
-@_json_option
+@json_option
 @click.pass_obj
 def add(
     folder: Path, name: str, transport: str, again: bool, no_bundle: bool, as_json: bool
@@ -193,17 +190,3 @@ def _make_bundle(
         shutil.rmtree(temporary, ignore_errors=True)
         raise FolderError(f"bundle of device {name!r} cannot be made: {error}") from error
     return _Made(temporary, credential.serial, credential.not_after_ms, config["pins"])
-
-
-def bundle_config(folder: Path, settings: Settings, name: str, transport: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "host": settings.host,
-        "tls_port": settings.tls_port,
-        "dtls_port": settings.dtls_port,
-        "server_hostname": settings.host,
-        "transport": transport,
-        # A device without a date knows the server by its key until it has one.
-        "pins": ServerKeys(folder).pins(),
-        "made_ms": time.time_ns() // 1_000_000,
-    }

@@ -8,7 +8,7 @@ from cryptography import x509
 
 from fleetnet.errors import CredentialError
 from fleetnet_server.cli.anchor import split_target
-from fleetnet_server.cli.output import flat, print_json
+from fleetnet_server.cli.output import flat, json_option, print_json
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.doctor import device, examining, fleet
 from fleetnet_server.doctor.findings import BAD, Finding, document, lines, worst
@@ -34,7 +34,7 @@ _TLS_PORT = int(Settings.model_fields["tls_port"].default)
 @click.option("--board-bundle", metavar="PATH", help="With --port: where on the board they are.")
 @click.option("--timeout", "timeout_s", default=10.0, show_default=True,
               type=click.FloatRange(min=0.5, max=120), help="Seconds for each connection.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
 def doctor(
     folder: Path, /, target: str, bundle: Path | None, name: str | None, ca: Path | None,

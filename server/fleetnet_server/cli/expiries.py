@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fleetnet_server.cli.output import format_time, print_json, print_table
+from fleetnet_server.cli.output import format_time, json_option, print_json, print_table
 from fleetnet_server.config import load_settings
 from fleetnet_server.identity import expiry
 from fleetnet_server.identity.authority import Authority
@@ -17,7 +17,7 @@ from fleetnet_server.store.sqlite import SqliteStore
 
 @click.command("list")
 @click.option("--soon", is_flag=True, help="Only what ends soon or has ended.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
 def list_command(folder: Path, soon: bool, as_json: bool) -> None:
     """List when certificates end: devices', the server's own, the CAs'; the nearest first.

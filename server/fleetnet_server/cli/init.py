@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fleetnet_server.cli.output import print_json
+from fleetnet_server.cli.output import json_option, print_json
 from fleetnet_server.config import FILE_NAME, Settings
 from fleetnet_server.errors import FolderError
 from fleetnet_server.identity.authority import DEFAULT_NAME, Authority
@@ -36,7 +36,7 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 )
 @click.option("--no-ca", is_flag=True, help="Leave out the CA: `ca init` or `ca import` follows.")
 @click.option("--flat-ca", is_flag=True, help="One CA, no issuing CA below it: for hubs.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
 def init(
     default: Path,

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleetnet_server.cli.output import print_json, print_table
+from fleetnet_server.cli.output import json_option, print_json, print_table
 from fleetnet_server.errors import FolderError
 
 if TYPE_CHECKING:
     from fleetnet_server.provision.board import Board, Facts
     from fleetnet_server.provision.installing import Progress, Report, Wanted
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _parts_option = click.option(
     "--parts",
     metavar="core|PART,PART...",
@@ -41,13 +40,13 @@ _parts_option = click.option(
 @click.option("--clock/--no-clock", default=True, help="Set the board's clock (UTC).")
 @click.option("--test/--no-test", default=True, help="Run the self-test on the board.")
 @click.option("--baudrate", default=115200, show_default=True)
-@_json_option
+@json_option
 @click.pass_obj
 def install(folder: Path, /, port: str, romfs: bool, as_json: bool, **options: Any) -> None:
     """Install the device library on the board at PORT, and test it there.
 
     Repeat it at will: only what differs is sent. A run that was cut off leaves the board with
-    what it had, and the next one goes on.
+    what it had, and the next one goes on. Exit code 1 when the self-test failed.
     """
     from fleetnet_server.provision.board import Board
 
@@ -71,7 +70,7 @@ def install(folder: Path, /, port: str, romfs: bool, as_json: bool, **options: A
               "github:OWNER/NAME for the package.json of a repository's top folder.")
 @click.option("--mpy/--source", "compiled", default=True, show_default=True)
 @_parts_option
-@_json_option
+@json_option
 def package(
     target: Path, base: str | None, compiled: bool, parts: str | None, as_json: bool
 ) -> None:

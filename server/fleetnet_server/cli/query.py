@@ -1,65 +1,69 @@
-"""`fleetnet query`: stored readings in order of time."""
+"""`fleetnet query`: stored readings in order of time, or what they were by the minute or hour."""
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import click
 
-from fleetnet_server.cli.output import format_time, format_value, print_json, print_table
+from fleetnet_server.cli.durations import Duration
+from fleetnet_server.cli.output import (
+    format_time,
+    format_value,
+    json_lines_option,
+    print_json_lines,
+    print_table,
+)
+from fleetnet_server.cli.times import selection_options
 from fleetnet_server.config import load_settings
 from fleetnet_server.store.query import Reading
-from fleetnet_server.store.query import query as query_store
-
-
-class Moment(click.ParamType[int]):
-    """ISO 8601 (UTC unless it says otherwise) or unix milliseconds; converts to unix ms."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        text = str(value)
-        if text.isascii() and text.isdigit():
-            return int(text)
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            self.fail(f"{text!r} is no time: write 2026-01-31T12:00:00 or unix ms", param, ctx)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return round(moment.timestamp() * 1000)
+from fleetnet_server.store.selection import Selection, select
+from fleetnet_server.store.summaries import SeriesSummary, summarize_all
 
 
 @click.command()
-@click.option("--device", help="Only this device.")
-@click.option("--channel", help="Only this channel.")
-@click.option("--start", "start_ms", type=Moment(), help="Not before; ISO 8601 or unix ms.")
-@click.option("--end", "end_ms", type=Moment(), help="Not after; ISO 8601 or unix ms.")
+@selection_options
+@click.option("--every", "step_s", type=Duration(), metavar="DURATION",
+              help="Count, lowest, mean and highest number of each 10s, 5m, 1h, 1d.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many, the oldest.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines: one object a reading.")
+@json_lines_option("a reading, or a step of a channel")
 @click.pass_obj
 def query(
-    folder: Path,
-    device: str | None,
-    channel: str | None,
-    start_ms: int | None,
-    end_ms: int | None,
-    limit: int | None,
-    as_json: bool,
-) -> None:
-    """Print stored readings in order of time; those without a date come last."""
+    folder: Path, devices: tuple[str, ...], channels: tuple[str, ...], since_ms: int | None,
+    until_ms: int | None, step_s: float | None, limit: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Print stored readings in order of time; those without a date come last.
+
+    The answer streams, whatever its size. Into a file: `fleetnet export`. What retention.toml let
+    go of is still there with --every, as long as its minutes or hours are kept.
+    """
     path = load_settings(folder).store_path(folder)
-    found = query_store(path, device, channel, start_ms, end_ms, limit)
+    wanted = Selection(devices, channels, since_ms, until_ms)
+    if step_s is not None:
+        steps = summarize_all(path, wanted, max(1, round(step_s * 1000)))
+        _print_steps(islice(steps, limit), as_json)
+        return
+    found = select(path, wanted, limit)
     if as_json:
-        for reading in found:
-            print_json(reading._asdict())
+        print_json_lines(reading._asdict() for reading in found)
         return
     print_table(("TIME", "DEVICE", "CHANNEL", "VALUE"), _rows(found))
 
 
-def _rows(found: Iterator[Reading]) -> Iterator[tuple[str, str, str, str]]:
+def _print_steps(found: Iterable[SeriesSummary], as_json: bool) -> None:
+    if as_json:
+        print_json_lines(one._asdict() for one in found)
+        return
+    columns = ("TIME", "DEVICE", "CHANNEL", "COUNT", "LOWEST", "MEAN", "HIGHEST")
+    rows = (
+        (format_time(one.unix_ms), one.device, one.channel, str(one.count),
+         f"{one.low:.15g}", f"{one.mean:.6g}", f"{one.high:.15g}")
+        for one in found
+    )  # fmt: skip
+    print_table(columns, rows)
+
+
+def _rows(found: Iterable[Reading]) -> Iterator[tuple[str, str, str, str]]:
     for reading in found:
         yield (
             format_time(reading.unix_ms),

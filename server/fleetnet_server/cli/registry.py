@@ -12,7 +12,16 @@ import click
 
 from fleetnet.errors import FleetError
 from fleetnet_server.cli.actor import actor
-from fleetnet_server.cli.output import flat, format_time, print_json, print_table
+from fleetnet_server.cli.completing import complete_device
+from fleetnet_server.cli.output import (
+    PARTLY,
+    flat,
+    format_time,
+    json_option,
+    print_json,
+    print_result,
+    print_table,
+)
 from fleetnet_server.config import load_settings
 from fleetnet_server.errors import ConfigError, StoreError
 from fleetnet_server.identity.policy import load_policy
@@ -25,8 +34,6 @@ from fleetnet_server.identity.registry import (
 )
 from fleetnet_server.store.registry import REASONS, Certificate
 from fleetnet_server.store.sqlite import SqliteStore
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 class Pair(click.ParamType[tuple[str, str]]):
@@ -47,7 +54,7 @@ class Pair(click.ParamType[tuple[str, str]]):
 @click.option("--group", help="Only those of this group.")
 @click.option("--label", "labels", type=Pair(), multiple=True, help="Only those with this label.")
 @click.option("--state", type=click.Choice([ENABLED, DISABLED, QUARANTINED]), help="Only these.")
-@_json_option
+@json_option
 @click.pass_obj
 def list_devices(
     folder: Path, group: str | None, labels: tuple[tuple[str, str], ...], state: str | None,
@@ -78,8 +85,8 @@ def list_devices(
 
 
 @click.command()
-@click.argument("name")
-@_json_option
+@click.argument("name", shell_complete=complete_device)
+@json_option
 @click.pass_obj
 def show(folder: Path, name: str, as_json: bool) -> None:
     """Show device NAME and its certificates."""
@@ -109,11 +116,11 @@ def show(folder: Path, name: str, as_json: bool) -> None:
 
 
 @click.command("set")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_device)
 @click.option("--group", help="Whose policy it follows (policy.toml).")
 @click.option("--label", "labels", type=Pair(), multiple=True, help="Write this label on it.")
 @click.option("--unlabel", "without", multiple=True, metavar="KEY", help="Take a label away.")
-@_json_option
+@json_option
 @click.pass_obj
 def set_device(
     folder: Path, name: str, group: str | None, labels: tuple[tuple[str, str], ...],
@@ -134,27 +141,29 @@ def set_device(
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_device)
+@json_option
 @click.pass_obj
-def enable(folder: Path, name: str) -> None:
+def enable(folder: Path, name: str, as_json: bool) -> None:
     """Accept device NAME, again or out of quarantine."""
     with SqliteStore(load_settings(folder).store_path(folder)) as store:
         store.registry.set_enabled(name, True, actor())
-    click.echo(f"Device {name} enabled.")
+    print_result(as_json, {"name": name, "state": ENABLED}, f"Device {name} enabled.")
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_device)
+@json_option
 @click.pass_obj
-def disable(folder: Path, name: str) -> None:
+def disable(folder: Path, name: str, as_json: bool) -> None:
     """Refuse device NAME until it is enabled; its session ends."""
     with SqliteStore(load_settings(folder).store_path(folder)) as store:
         store.registry.set_enabled(name, False, actor())
-    click.echo(f"Device {name} disabled.")
+    print_result(as_json, {"name": name, "state": DISABLED}, f"Device {name} disabled.")
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_device)
 @click.option(
     "--reason",
     type=click.Choice(REASONS),
@@ -162,12 +171,13 @@ def disable(folder: Path, name: str) -> None:
     show_default=True,
     help="For the revocation list (RFC 5280).",
 )
-@_json_option
+@json_option
 @click.pass_obj
 def revoke(folder: Path, name: str, reason: str, as_json: bool) -> None:
     """Refuse all certificates and keys of device NAME for ever; its session ends.
 
-    The device stays registered: `fleetnet device add --again NAME` makes it a new bundle.
+    The device stays registered: `fleetnet device add --again NAME` makes it a new bundle. Exit
+    code 3: it is refused from now on, but the revocation list could not be written.
     """
     with SqliteStore(load_settings(folder).store_path(folder)) as store:
         revoked = store.registry.revoke(name, reason, actor())
@@ -178,18 +188,18 @@ def revoke(folder: Path, name: str, reason: str, as_json: bool) -> None:
         click.echo(f"Device {name}: {len(revoked)} revoked: {', '.join(revoked)}.")
     else:
         click.echo(f"Device {name} has nothing left to revoke.")
-    if problem:
-        click.echo(problem, err=True)
+    _exit_partly(problem)
 
 
 @click.command()
-@click.argument("name")
-@_json_option
+@click.argument("name", shell_complete=complete_device)
+@json_option
 @click.pass_obj
 def remove(folder: Path, name: str, as_json: bool) -> None:
     """Forget device NAME: certificates and keys are revoked, its bundle is deleted.
 
-    Its readings stay, under its name. `fleetnet device add NAME` uses the name again.
+    Its readings stay, under its name. `fleetnet device add NAME` uses the name again. Exit code
+    3: it is forgotten, but its bundle could not be deleted, or the revocation list not written.
     """
     with SqliteStore(load_settings(folder).store_path(folder)) as store:
         store.registry.remove(name, actor())
@@ -203,8 +213,14 @@ def remove(folder: Path, name: str, as_json: bool) -> None:
         print_json({"name": name, "removed": True, "problem": problem or None})
     else:
         click.echo(f"Device {name} removed; its readings stay.")
+    _exit_partly(problem)
+
+
+def _exit_partly(problem: str) -> None:
+    """Say what was not done beside the rest, which was."""
     if problem:
-        click.echo(problem, err=True)
+        click.echo(flat(problem.strip()), err=True)
+        raise SystemExit(PARTLY)
 
 
 def write_crls(folder: Path, store: SqliteStore) -> str:

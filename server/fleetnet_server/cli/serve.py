@@ -1,11 +1,12 @@
 """`fleetnet serve`: the back-end in the foreground, until SIGTERM or Ctrl-C."""
 
 import asyncio
+import faulthandler
 import gc
 import json
-import logging
+import os
+import resource
 import signal
-import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,14 @@ import structlog
 
 from fleetnet_server.app import Backend
 from fleetnet_server.config import Settings, load_settings
+from fleetnet_server.log_output import configure_logging
+from fleetnet_server.notify import Manager
 
+_log = structlog.get_logger("fleetnet")
 
-class OneLine(logging.Formatter):
-    """A record is one line, whatever a device put into its texts; tracebacks keep theirs."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """Escape what a terminal would obey."""
-        text = super().formatMessage(record)
-        if text.isprintable():
-            return text
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+# The drain by itself ends after 5 s for the last commit, 3 s for the good-byes and 5 s for the
+# writer, at the latest; whatever hangs beyond that is ended, with its stacks in the log.
+DRAIN_S = 18
 
 
 @click.command()
@@ -36,44 +34,99 @@ def serve(folder: Path, as_json: bool, quiet: bool) -> None:
     """Run the back-end of the fleet in FOLDER.
 
     Prints one line when it accepts devices. SIGTERM or Ctrl-C ends it cleanly: everything
-    received is committed and acknowledged, devices get BYE. SIGHUP reads certificates and keys
-    anew (so does a change of the files, within a second); sessions go on.
+    received is committed and acknowledged, devices get BYE, each with a time of its own to come
+    back; a second one ends it at once. SIGHUP reads settings, certificates and keys anew (a
+    change of the certificates is seen without it); sessions go on.
     """
     settings = load_settings(folder)
     configure_logging(as_json, quiet)
+    # A watchdog's SIGABRT, or a crash in a library, leaves the stacks of all threads in the log.
+    faulthandler.enable()
+    use_all_files()
+    if not os.getuid():
+        _log.warning("runs as root, of which it needs nothing: see deploy/systemd in the sources")
     run(_serve(folder, settings, as_json))
 
 
 async def _serve(folder: Path, settings: Settings, as_json: bool) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    manager = Manager()
+    stopping = _on_stop()
     async with Backend(folder, settings) as backend:
-        tasks: set[asyncio.Task[bool]] = set()
-
-        def reload() -> None:
-            task = loop.create_task(backend.reload())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        ports = _ports(backend)
+        status = "devices on " + ", ".join(f"{key} {number}" for key, number in ports.items())
+        _on_reload(backend, manager, status)
         # What start-up made stays; messages come and go without cycles, so the collector
         # may look less often than every 700 allocations.
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
-        ready = {"tls_port": backend.tls_port, "dtls_port": backend.dtls_port}
-        if settings.enrol_port:
-            ready["enrol_port"] = settings.enrol_port
-        if as_json:
-            click.echo(json.dumps({"event": "ready", **ready}))
-        else:
-            enrol = f", claims on TCP port {settings.enrol_port}" if settings.enrol_port else ""
-            click.echo(
-                f"ready: TLS on TCP port {backend.tls_port}, "
-                f"DTLS on UDP port {backend.dtls_port}{enrol}"
-            )
+        _say_ready(ports, as_json)
+        manager.ready(status)
         await stopping.wait()
+        manager.stopping()
+        faulthandler.dump_traceback_later(DRAIN_S, exit=True)
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _on_stop() -> asyncio.Event:
+    """Return what is set by SIGTERM and SIGINT."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # The second one is the kernel's to obey: it ends a loop that hangs, too. What was
+            # acknowledged is on the disk.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    return stopping
+
+
+def _on_reload(backend: Backend, manager: Manager, status: str) -> None:
+    """Let SIGHUP read the files anew."""
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        manager.reloading()
+        is_done = await backend.reload()
+        manager.ready(status if is_done else f"{status}; the last reload was not complete: see log")
+
+    def start() -> None:
+        task = loop.create_task(reload())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, start)
+
+
+def _ports(backend: Backend) -> dict[str, int]:
+    ports = {"tls_port": backend.tls_port, "dtls_port": backend.dtls_port}
+    if backend.settings.enrol_port:
+        ports["enrol_port"] = backend.settings.enrol_port
+    if backend.web_port:
+        ports["web_port"] = backend.web_port
+    return ports
+
+
+def _say_ready(ports: dict[str, int], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"event": "ready", **ports}))
+        return
+    enrol = f", claims on TCP port {ports['enrol_port']}" if "enrol_port" in ports else ""
+    web = f", HTTP on TCP port {ports['web_port']}" if "web_port" in ports else ""
+    devices = f"TLS on TCP port {ports['tls_port']}, DTLS on UDP port {ports['dtls_port']}"
+    click.echo(f"ready: {devices}{enrol}{web}")
+
+
+def use_all_files() -> None:
+    """Let this process have as many files open as it may: each TLS session is one of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # a unit with limits of its own may forbid the call
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -85,26 +138,3 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     else:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(work)
-
-
-def configure_logging(as_json: bool, quiet: bool) -> None:
-    """Send structlog and the standard library's log records to standard error."""
-    level = logging.WARNING if quiet else logging.INFO
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine("%(levelname)s %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )

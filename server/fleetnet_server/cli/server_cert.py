@@ -8,7 +8,7 @@ import click
 from fleetnet.errors import CredentialError
 from fleetnet_server.cli.actor import actor
 from fleetnet_server.cli.init import server_hosts
-from fleetnet_server.cli.output import format_time, print_json
+from fleetnet_server.cli.output import format_time, json_option, print_json
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import FolderError
 from fleetnet_server.identity.authority import Authority
@@ -35,7 +35,7 @@ _NAMED = 20
     help="Take the next key into use, which devices have pinned, and make another next one.",
 )
 @click.option("--force", is_flag=True, help="Change the key although devices do not know it.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_obj
 def server_command(
     folder: Path, hosts: tuple[str, ...], change_key: bool, force: bool, as_json: bool

@@ -1,33 +1,48 @@
 """`fleetnet tail`: readings as they become durable."""
 
+import contextlib
 from pathlib import Path
 
 import click
 
-from fleetnet_server.cli.output import format_time, format_value, print_json, print_line
+from fleetnet_server.cli.output import (
+    format_time,
+    format_value,
+    json_lines_option,
+    print_json,
+    print_line,
+)
+from fleetnet_server.cli.times import names_options
 from fleetnet_server.config import load_settings
 from fleetnet_server.store.query import follow
+from fleetnet_server.store.selection import device_names, is_pattern, matches
 
 
 @click.command()
-@click.option("--device", help="Only this device.")
-@click.option("--channel", help="Only this channel.")
+@names_options
 @click.option("--from-start", is_flag=True, help="Begin with the oldest message, not the newest.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines: one object a reading.")
+@json_lines_option("a reading")
 @click.pass_obj
 def tail(
-    folder: Path, device: str | None, channel: str | None, from_start: bool, as_json: bool
-) -> None:
+    folder: Path, devices: tuple[str, ...], channels: tuple[str, ...], from_start: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Print readings as they become durable, until Ctrl-C."""
-    path = load_settings(folder).store_path(folder)
-    after_id = 0 if from_start else None
-    try:
-        for reading in follow(path, after_id, device=device, channel=channel):
-            if as_json:
-                print_json(reading._asdict())
-            else:
-                when = format_time(reading.unix_ms)
-                value = format_value(reading.value)
-                print_line((when, reading.device, reading.channel, value))
-    except KeyboardInterrupt:
-        return
+    with contextlib.suppress(KeyboardInterrupt):
+        _follow(load_settings(folder).store_path(folder), devices, channels, from_start, as_json)
+
+
+def _follow(
+    path: Path, devices: tuple[str, ...], channels: tuple[str, ...], from_start: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    device_names(path, devices)  # a misspelt one would be waited for in vain
+    one = devices[0] if len(devices) == 1 and not is_pattern(devices[0]) else None
+    for reading in follow(path, 0 if from_start else None, device=one):
+        if not matches(reading.device, devices) or not matches(reading.channel, channels):
+            continue
+        if as_json:
+            print_json(reading._asdict())
+        else:
+            when = format_time(reading.unix_ms)
+            print_line((when, reading.device, reading.channel, format_value(reading.value)))

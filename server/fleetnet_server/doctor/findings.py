@@ -13,7 +13,8 @@ class Finding(NamedTuple):
     Attributes:
         check: what was looked at: "clock", "bundle", "folder", "ca", "server", "store",
             "registry", "psk", "name", "tcp", "udp", "chain", "tls", "dtls", "session", "heap",
-            "board", "network", "doctor".
+            "board", "network", "doctor"; before a start also "settings", "policy", "ports",
+            "disk", "limits", "user".
         level: "ok", "warn" (it works, or another way does) or "bad".
         text: the cause, named. remedy: what helps, "" for "ok".
     """

@@ -24,6 +24,11 @@ _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 def examine(folder: Path, settings: Settings) -> list[Finding]:
     """Look at everything that can be looked at on the server itself."""
+    return [*examine_folder(folder, settings), *_of_ports(folder, settings)]
+
+
+def examine_folder(folder: Path, settings: Settings) -> list[Finding]:
+    """Look at clock, CA, server's pair, permissions and store; not at what runs."""
     authority, findings = _authority(folder)
     made = clock.made_at(anchors_of(authority)) if authority else None
     at = clock.check(made)
@@ -36,7 +41,7 @@ def examine(folder: Path, settings: Settings) -> list[Finding]:
         findings.append(found)
         if store is not None:
             findings += registry.overview(store)
-    return [*findings, *_of_ports(folder, settings)]
+    return findings
 
 
 def anchors_of(authority: Authority) -> list[x509.Certificate]:
@@ -150,7 +155,7 @@ def _of_ports(folder: Path, settings: Settings) -> list[Finding]:
     if tcp.level != OK and udp.level != OK:
         text = f"the server does not run: ports {settings.tls_port} (TCP) and "
         text += f"{settings.dtls_port} (UDP) are closed"
-        if _is_taken(host, settings.dtls_port, socket.SOCK_DGRAM):
+        if is_taken(host, settings.dtls_port, socket.SOCK_DGRAM):
             remedy = "another program has the UDP port: stop it, or choose another dtls_port"
             return [tcp, Finding("udp", BAD, udp.text, remedy)]
         return [Finding("tcp", WARN, text, "start it: `fleetnet serve`")]
@@ -160,7 +165,7 @@ def _of_ports(folder: Path, settings: Settings) -> list[Finding]:
     return findings
 
 
-def _is_taken(host: str, port: int, kind: int) -> bool:
+def is_taken(host: str, port: int, kind: int) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, kind) as sock:
         try:

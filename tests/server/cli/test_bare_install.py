@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetnet_server.cli.main import COMMANDS
+from fleetnet_server.cli.main import _SECTIONS, COMMANDS
 
 # Runs the command in an interpreter that cannot import what a bare install lacks.
 BARE = """
@@ -43,6 +43,11 @@ def run(blocked: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def environment(**more: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FLEETNET_")}
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}
+
+
+def test_every_command_is_in_one_section_of_the_help() -> None:
+    names = [name for section in _SECTIONS.values() for name in section]
+    assert sorted(names) == sorted(COMMANDS)
 
 
 def test_help_lists_every_command_with_click_alone() -> None:

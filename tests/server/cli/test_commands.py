@@ -146,11 +146,11 @@ def test_query(fleet: Path) -> None:
         "seq": 1,
     }
     assert len(lines) == 2
-    plain = fleetnet("-C", fleet, "query", "--start", "2027-01-15T08:00:00.250").stdout
+    plain = fleetnet("-C", fleet, "query", "--since", "2027-01-15T08:00:00.250").stdout
     assert plain == '2027-01-15T08:00:00.250Z\tcam-1\th\t"a\\u001b[31m "\n'
-    assert fleetnet("-C", fleet, "query", "--end", NOW - 1).stdout == ""
+    assert fleetnet("-C", fleet, "query", "--until", NOW).stdout == ""
     assert fleetnet("-C", fleet, "query", "--device", "nobody").returncode == 1
-    assert fleetnet("-C", fleet, "query", "--start", "soon").returncode == 2
+    assert fleetnet("-C", fleet, "query", "--since", "soon").returncode == 2
 
 
 def test_tail_shows_what_becomes_durable_and_ends_with_0(fleet: Path) -> None:

@@ -132,7 +132,7 @@ def test_logs(fleet: Path) -> None:
         "2027-01-15T08:00:00.250Z\tcam-1\terror\tno  focus\n"
         "undated\tcam-1\twarning\tclock is not set\n"
     )
-    lines = fleetnet("-C", fleet, "logs", "cam-1", "--start", NOW + 1, "--json").stdout.splitlines()
+    lines = fleetnet("-C", fleet, "logs", "cam-1", "--since", NOW + 1, "--json").stdout.splitlines()
     assert [json.loads(line) for line in lines] == [
         {"device": "cam-1", "unix_ms": NOW + 250, "level": "error", "text": "no\x1b focus"}
     ]

@@ -1,0 +1,1 @@
+"""`fleetnet bench`: what this machine bears, measured with real sockets."""

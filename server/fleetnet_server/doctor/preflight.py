@@ -1,0 +1,183 @@
+"""Could the server start now, and be trusted? What `fleetnet check` asks before `serve` does.
+
+Nothing is changed, and no secret is shown.
+"""
+
+import fcntl
+import os
+import resource
+import shutil
+import socket
+import stat
+from pathlib import Path
+
+from fleetnet_server.config import Settings, load_settings
+from fleetnet_server.doctor import fleet
+from fleetnet_server.doctor.findings import BAD, OK, WARN, Finding
+from fleetnet_server.errors import ConfigError, FolderError
+from fleetnet_server.identity.permissions import check_folder
+from fleetnet_server.identity.policy import FILE_NAME, load_policy
+from fleetnet_server.redaction import shown
+from fleetnet_server.store.lifetimes import FILE_NAME as RETENTION
+from fleetnet_server.store.lifetimes import Lifetimes, load_lifetimes
+
+_ROOM_BAD, _ROOM_WARN = 64 << 20, 1 << 30  # bytes free where the store is
+_SPARE_FILES = 256  # of a process: libraries, store, logs, blobs
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Look at settings, policy, keys, permissions, store, dates, clock, ports, room and limits."""
+    try:
+        settings = load_settings(folder)
+    except ConfigError as error:
+        return [Finding("settings", BAD, str(error), "correct the file or the variable it names")]
+    findings = [_of_settings(settings), _of_policy(folder), _of_retention(folder)]
+    findings += _of_folder(folder)
+    findings += fleet.examine_folder(folder, settings)
+    findings += _of_ports(folder, settings)
+    return [*findings, _of_room(folder, settings), _of_files(folder), *_of_user()]
+
+
+def document_of(settings: Settings) -> dict[str, object]:
+    """Return all settings in force, secrets replaced."""
+    return {key: shown(key, value) for key, value in settings.model_dump().items()}
+
+
+def _of_settings(settings: Settings) -> Finding:
+    changed = [
+        f"{key}={shown(key, getattr(settings, key))}"
+        for key, field in type(settings).model_fields.items()
+        if getattr(settings, key) != field.default
+    ]
+    text = f"{', '.join(changed) or 'nothing'} set, the rest as by default"
+    return Finding("settings", OK, text)
+
+
+def _of_policy(folder: Path) -> Finding:
+    try:
+        policy = load_policy(folder)
+    except ConfigError as error:
+        return Finding("policy", BAD, str(error), f"correct {FILE_NAME}: the server does not start")
+    if not (folder / FILE_NAME).exists():
+        return Finding("policy", OK, f"no {FILE_NAME}: any registered device may do anything")
+    return Finding("policy", OK, f"{len(policy.groups)} groups, unknown devices: {policy.unknown}")
+
+
+def _of_retention(folder: Path) -> Finding:
+    try:
+        found = load_lifetimes(folder)
+    except ConfigError as error:
+        remedy = f"correct {RETENTION}: until then nothing is ended"
+        return Finding("retention", BAD, str(error), remedy)
+    if found == Lifetimes():
+        return Finding("retention", OK, f"no {RETENTION}: everything is kept for ever")
+    text = f"{len(found.rules)} rules for readings, {len(found.blob_rules)} for blobs"
+    return Finding("retention", OK, text)
+
+
+def _of_folder(folder: Path) -> list[Finding]:
+    """Whoever may write into the folder may put a key or a policy there."""
+    found = []
+    try:
+        check_folder(folder)  # what the server itself asks
+    except FolderError as error:
+        text, _, remedy = str(error).partition(": ")
+        found.append(Finding("folder", BAD, text, remedy))
+    for path in (folder, *(folder / name for name in ("ca", "server", "devices", "blobs"))):
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except OSError:
+            continue
+        if mode & _WRITABLE_BY_OTHERS:
+            text = f"{path} can be written by others (mode {mode:o})"
+            found.append(Finding("folder", BAD, text, f"`chmod go-w {path}`"))
+    if not os.access(folder, os.W_OK):
+        text = f"{folder} cannot be written by this user"
+        found.append(Finding("folder", BAD, text, "run as its owner, or `chown -R` it"))
+    return found
+
+
+# -- ports ---------------------------------------------------------------------------------
+
+
+def _of_ports(folder: Path, settings: Settings) -> list[Finding]:
+    if is_served(folder):
+        return [Finding("ports", OK, "a server runs on this folder: `fleetnet doctor` looks at it")]
+    wanted = [("tls_port", socket.SOCK_STREAM), ("dtls_port", socket.SOCK_DGRAM),
+              ("enrol_port", socket.SOCK_STREAM)]  # fmt: skip
+    found = []
+    for key, kind in wanted:
+        number = getattr(settings, key)
+        if number:
+            found.append(_of_port(settings.bind, key, number, kind))
+    web_port = getattr(settings, "web_port", 0)
+    if web_port:
+        bind = str(getattr(settings, "web_bind", settings.bind))
+        found.append(_of_port(bind, "web_port", web_port, socket.SOCK_STREAM))
+    return found
+
+
+def _of_port(bind: str, key: str, number: int, kind: socket.SocketKind) -> Finding:
+    name = "TCP" if kind == socket.SOCK_STREAM else "UDP"
+    where = f"{name} port {number} of {bind}"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(bind, number, type=kind)[0]
+        with socket.socket(family, kind) as sock:
+            if kind == socket.SOCK_STREAM:
+                # As the server itself: connections that just ended are in nobody's way.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+    except OSError as error:
+        text = f"{where} cannot be had: {error.strerror}"
+        return Finding("ports", BAD, text, f"stop what has it, or choose another {key}")
+    return Finding("ports", OK, f"{where} is free")
+
+
+def is_served(folder: Path) -> bool:
+    """Say whether a server holds the lock of the folder."""
+    try:
+        with (folder / "serve.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+# -- the machine ---------------------------------------------------------------------------
+
+
+def _of_room(folder: Path, settings: Settings) -> Finding:
+    try:
+        free = shutil.disk_usage(settings.store_path(folder).parent).free
+    except OSError as error:
+        return Finding("disk", BAD, f"{error}", "mount it, or correct `store` in fleetnet.toml")
+    text = f"{free >> 20} MiB free where the store is"
+    if free < _ROOM_BAD:
+        return Finding("disk", BAD, text, "make room: without it devices keep what they have")
+    if free < _ROOM_WARN:
+        return Finding("disk", WARN, text, "make room, or keep less")
+    return Finding("disk", OK, text)
+
+
+def _of_files(folder: Path) -> Finding:
+    """Each TLS session is an open file; DTLS sessions share one."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        devices = sum(1 for path in (folder / "devices").iterdir() if path.name[:1] != ".")
+    except OSError:
+        devices = 0
+    text = f"{soft} files may be open at once, for {devices} devices"
+    if soft != resource.RLIM_INFINITY and soft < devices + _SPARE_FILES:
+        remedy = f"`ulimit -n {2 * (devices + _SPARE_FILES)}`, or LimitNOFILE= of the service"
+        return Finding("limits", WARN, text, remedy)
+    return Finding("limits", OK, text)
+
+
+def _of_user() -> list[Finding]:
+    if os.geteuid():
+        return []
+    remedy = "run it as a user of its own: no port below 1024 is needed"
+    return [Finding("user", WARN, "this is root: the server needs no privilege", remedy)]
