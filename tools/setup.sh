@@ -88,7 +88,11 @@ if [ "$target" != demo ]; then
     debian_tool mosquitto mosquitto
     debian_tool faketime faketime
     debian_tool gnutls-cli gnutls-bin
+    debian_tool systemd-analyze systemd
     debian_tool mosquitto_sub mosquitto-clients
+    debian_tool promtool prometheus
+    debian_tool chromium chromium
+    debian_tool curl curl
 fi
 if [ "$target" = bench ]; then
     debian_tool coap-server-openssl libcoap3-bin
