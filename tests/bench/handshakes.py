@@ -77,7 +77,7 @@ def libcoap(folder: Path, seconds: float) -> Rate:
         number = free_port(socket.SOCK_DGRAM)
         arguments = [
             "-A", "127.0.0.1", "-p", str(number), "-c", f"{name}/cert.pem",
-            "-j", f"{name}/key.pem", "-C", f"{name}/ca.pem", "-v", "2",
+            "-j", f"{name}/key.pem", "-C", f"{name}/ca.pem", "-R", f"{name}/ca.pem", "-v", "2",
         ]  # fmt: skip
         with running([command, *arguments], cores()[0], errors=subprocess.DEVNULL) as process:
             time.sleep(0.5)

@@ -118,16 +118,18 @@ def follow(
     poll_s: float = 0.2,
     sleep: Callable[[float], None] = time.sleep,
     on_read: Callable[[int], None] = lambda message_id: None,
+    on_missed: Callable[[], None] = lambda: None,
 ) -> Iterator[Reading]:
     """Yield readings for ever, in the order in which they become durable.
 
     Whoever is more than some seconds behind a running server misses what it has compacted
-    meanwhile, unless it is one of SqliteStore.followers.
+    meanwhile, unless it is one of SqliteStore.followers; ``query`` has it.
 
     Args:
-        after_id: begin behind this message; None: behind the newest.
+        after_id: begin behind this message; 0: with what is there; None: behind the newest.
         poll_s: pause after a look that found nothing.
         on_read: is told up to which message everything was read.
+        on_missed: is told that messages which were not read yet are compacted.
 
     Raises:
         StoreError: no store there. StoreUnavailable: it cannot be read.
@@ -140,7 +142,12 @@ def follow(
             if newest <= at:
                 sleep(poll_s)
                 continue
+            connection.execute("BEGIN")  # both of one moment
+            removed = int(connection.execute("SELECT removed FROM compacting").get)
             rows: list[tuple[Any, ...]] = connection.execute(_NEWER, (at,)).fetchall()
+            connection.execute("COMMIT")
+            if removed > at > 0:
+                on_missed()
             # Messages of other kinds move the position as well; those behind `newest` are
             # found by the next look.
             last = int(rows[-1][-1]) if rows else 0

@@ -157,6 +157,26 @@ def test_who_follows_meets_what_is_younger_than_the_delay(tmp_path: Path) -> Non
     plain.close()
 
 
+def test_who_follows_too_slowly_is_told(plain: PlainStore) -> None:
+    missed: list[str] = []
+    plain.put(1, 1, [(0, 0, "1")], base=NOW, boot=0, epoch=b"epoch-01", kind=16)
+    found = follow(
+        plain.store.path, 0, on_missed=lambda: missed.append("x"), sleep=lambda _seconds: more()
+    )
+
+    def more() -> None:
+        """While it pauses, more comes than it will see, and is compacted."""
+        for seq in range(2, 40):
+            plain.put(1, seq, [(0, 0, "1")], base=NOW + seq, boot=0, epoch=b"epoch-01", kind=16)
+        plain.compact()
+
+    assert next(found).seq == 1
+    assert missed == []
+    assert next(found).seq == 39  # the newest row always stays
+    assert missed == ["x"]
+    plain.close()
+
+
 ACTIONS = ("put", "put", "put", "compact", "compact", "date", "resend", "fail", "restart")
 
 
