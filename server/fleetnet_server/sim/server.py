@@ -71,6 +71,9 @@ class OwnServer:
             line = await asyncio.wait_for(self._process.stdout.readline(), _START_S)
         except TimeoutError:
             line = b""
+        except BaseException:
+            await self.kill()
+            raise
         if not line:
             await self.kill()
             last = self.log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
