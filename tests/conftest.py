@@ -1,6 +1,7 @@
 """Shared fixtures, and what every run says at its end: which MicroPythons took part."""
 
 import gc
+import signal
 
 import pytest
 
@@ -12,6 +13,15 @@ from pki import Pki, make_pki
 def pki() -> Pki:
     """Credentials of this run; no key is ever stored in the tree."""
     return make_pki()
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches the commands under test, also where a shell runs all this behind itself.
+
+    Such a shell has SIGINT ignored, which every process below it would inherit.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -89,6 +89,7 @@ class Upkeep:
         self._said_at: float | None = None
         self._retry_s = _RETRY_S
         self._problem = ""
+        self._is_over = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -100,9 +101,10 @@ class Upkeep:
         self._news.set()
 
     async def stop(self) -> None:
-        """End it; a renewal under way is completed."""
+        """End it; a renewal under way is completed, and said."""
+        self._is_over = True
+        self._news.set()
         if self._task is not None:
-            self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     def expiries(self) -> list[Expiry]:
@@ -119,9 +121,11 @@ class Upkeep:
         )
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_over:
             wait_s = await self.renew()
             self._say_daily()
+            if self._is_over:
+                return
             self._news.clear()
             try:
                 async with asyncio.timeout(min(max(wait_s, _SHORTEST_S), _LONGEST_S)):
