@@ -43,12 +43,14 @@ from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.identity.wanted import TrustFolder
 from fleetnet_server.listeners import Listeners
 from fleetnet_server.reloading import Reloading
+from fleetnet_server.store.ageing import AgeClock
 from fleetnet_server.store.audit import Audit, AuditTable
 from fleetnet_server.store.blob_quotas import BlobQuotas
 from fleetnet_server.store.blobs import BlobFiles
 from fleetnet_server.store.claims import ClaimTable
 from fleetnet_server.store.commands import CommandTable
 from fleetnet_server.store.compaction import Compactor
+from fleetnet_server.store.following import Followers
 from fleetnet_server.store.housekeeping import Housekeeping
 from fleetnet_server.store.identities import IdentityTable
 from fleetnet_server.store.psks import PskTable
@@ -151,8 +153,12 @@ class Backend:
         self.enrolment = Enrolment(ClaimTable(self.store), trust, self.audit)
         self.psks = Psks(PskTable(self.store))
         self._crls = crls
-        quotas = BlobQuotas(self.store, self._blob_files, self.folder)
-        works = (Compactor(self.store), Retention(self.store, self.folder), quotas)
+        newest = self.store.read("SELECT received FROM messages ORDER BY id DESC LIMIT 1")
+        clock = AgeClock(self.folder, newest[0][0] if newest else None)
+        quotas = BlobQuotas(self.store, self._blob_files, self.folder, clock.now_ms)
+        self.followers = Followers()
+        compactor = Compactor(self.store, followers=self.followers)
+        works = (compactor, Retention(self.store, self.folder, clock.now_ms), quotas)
         self.housekeeping = Housekeeping(works)
         self.housekeeping.use(settings)
 

@@ -12,12 +12,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from fleetnet_server.core.live import LiveReading, LiveReadings, Watcher
 from fleetnet_server.errors import StoreError
-from fleetnet_server.store.query import Reading, follow
+from fleetnet_server.store.following import Followers, follow
+from fleetnet_server.store.query import Reading
 from fleetnet_server.store.selection import is_pattern, matches
-from fleetnet_server.store.sqlite import SqliteStore
 
 _log = logging.getLogger("fleetnet.feeds")
 
@@ -36,14 +37,13 @@ class _Behind:
     """The thread that follows a store, and what it found; knows nothing of its reader."""
 
     def __init__(
-        self, store: SqliteStore, after_id: int, devices: tuple[str, ...],
-        channels: tuple[str, ...],
+        self, path: Path, after_id: int, devices: tuple[str, ...], channels: tuple[str, ...],
+        followers: Followers,
     ):  # fmt: skip
-        self._path = store.path
+        self._path = path
         self._after_id = after_id
-        # As long as it is there, what it has not read is not compacted.
-        self._followers = store.followers
-        self._followers[id(self)] = after_id
+        self._followers = followers
+        self._key = followers.add(after_id)
         self._devices = devices
         self._channels = channels
         self._loop = asyncio.get_running_loop()
@@ -60,7 +60,7 @@ class _Behind:
     def stop(self) -> None:
         """End the thread, from any thread; what it found and nobody took is in the store."""
         self._stop.set()
-        self._followers.pop(id(self), None)
+        self._followers.remove(self._key)
         self._room.release()
 
     def take(self) -> list[Reading]:
@@ -78,7 +78,7 @@ class _Behind:
             pass
         except Exception as failure:
             error = failure
-        self._followers.pop(id(self), None)
+        self._followers.remove(self._key)
         try:
             self._loop.call_soon_threadsafe(self._ended, error)
         except RuntimeError:
@@ -90,7 +90,7 @@ class _Behind:
             one = None
         found = follow(
             self._path, self._after_id, device=one, poll_s=_POLL_S, sleep=self._pause,
-            on_read=self._note,
+            reached=lambda at: self._followers.move(self._key, at),
         )  # fmt: skip
         for reading in found:
             if not self._batch:
@@ -99,10 +99,6 @@ class _Behind:
                 self._batch.append(reading)
             if len(self._batch) >= _BATCH or time.monotonic() - self._begun > _BATCH_S:
                 self._hand_over()
-
-    def _note(self, message_id: int) -> None:
-        if not self._stop.is_set():
-            self._followers[id(self)] = message_id
 
     def _pause(self, seconds: float) -> None:
         self._hand_over()
@@ -131,14 +127,15 @@ class Readings(AsyncIterator[Reading]):
     """Stored readings, in the order in which they become durable; endless until ``aclose``.
 
     Raises, where it is iterated:
-        StoreError, StoreUnavailable: the store cannot be read any more.
+        StoreError, StoreUnavailable: the store cannot be read any more, or its reader is
+            following.MOST_BEHIND messages behind.
     """
 
     def __init__(
-        self, store: SqliteStore, after_id: int, devices: tuple[str, ...],
-        channels: tuple[str, ...],
+        self, path: Path, after_id: int, devices: tuple[str, ...], channels: tuple[str, ...],
+        followers: Followers,
     ):  # fmt: skip
-        self._behind = _Behind(store, after_id, devices, channels)
+        self._behind = _Behind(path, after_id, devices, channels, followers)
         self._batch: deque[Reading] = deque()
         # Who leaves an `async for` by break does not say so.
         self._finalizer = weakref.finalize(self, self._behind.stop)

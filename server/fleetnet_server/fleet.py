@@ -132,7 +132,8 @@ class Fleet:
         Args:
             device, channel: a name, a pattern ("cam-*"), several, or None for all.
             live: False: stored ones, each once it is durable; none is lost, however slow the
-                reader. True: best-effort ones at once; a slow reader loses the oldest.
+                reader: 2,000,000 messages behind it hears StoreError. True: best-effort ones at
+                once; a slow reader loses the oldest.
         """
         feed = self._make_feed(patterns(device), patterns(channel), live)
         self._feeds.add(feed)
@@ -217,7 +218,8 @@ class Fleet:
         backend = self.backend
         if live:
             return LiveFeed(backend.live, devices, channels)
-        return Readings(backend.store, newest_message(backend), devices, channels)
+        path = self.settings.store_path(self.folder)
+        return Readings(path, newest_message(backend), devices, channels, backend.followers)
 
 
 def newest_message(backend: Backend) -> int:

@@ -40,7 +40,7 @@ class Reloading:
 
     def __init__(self, backend: "Backend"):
         self._backend = backend
-        self._read = self._load()
+        self._read = self._started = self._load()
 
     def reload(self) -> bool:
         """Put in force what changed in the file and can change.
@@ -59,7 +59,11 @@ class Reloading:
         self._read = found
         changed = {key: value for key, value in found if value != getattr(before, key)}
         now = {key: value for key, value in changed.items() if key in CHANGEABLE}
-        later = sorted(changed.keys() - now.keys())
+        # Not only what changed since the last look: it stays out of force until the restart.
+        started = self._started or backend.settings
+        later = sorted(
+            key for key, value in found if key not in CHANGEABLE and value != getattr(started, key)
+        )
         if now:
             self._use(backend.settings.model_copy(update=now))
             _log.info("settings reloaded", **now)

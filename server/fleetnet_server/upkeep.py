@@ -121,7 +121,7 @@ class Upkeep:
         )
 
     async def _run(self) -> None:
-        while not self._is_over:
+        while True:
             wait_s = await self.renew()
             self._say_daily()
             if self._is_over:

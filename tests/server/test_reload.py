@@ -326,3 +326,14 @@ async def test_a_start_completes_a_change_that_a_power_cut_ended(fleet: Path) ->
         assert backend.listeners.serial == new.serial
     assert not (place / "pending.json").exists()
     assert (place / "cert.der").read_bytes() == new.cert
+
+
+async def test_what_needs_a_restart_is_said_until_there_was_one(
+    backend: Backend, fleet: Path
+) -> None:
+    (fleet / "fleetnet.toml").write_text("tls_port = 7\nmax_sessions = 11\n")
+    for _time in range(2):
+        assert not await backend.reload()
+        assert backend.sessions.gate.max_sessions == 11
+    (fleet / "fleetnet.toml").write_text("max_sessions = 12\n")
+    assert await backend.reload()

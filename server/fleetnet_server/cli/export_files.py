@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from fleetnet_server.cli.output import json_text
+from fleetnet_server.cli.output import flat, json_text
 from fleetnet_server.errors import FolderError
 from fleetnet_server.store.query import Reading
 
@@ -128,13 +128,14 @@ class CsvFile(_TextFile):
 
     def __init__(self, stream: IO[str]):
         super().__init__(stream)
+        self._is_terminal = stream.isatty()  # it would obey what is in a channel's name
         self._rows = csv.writer(stream)
         self._rows.writerow(COLUMNS)
 
     def write(self, reading: Reading) -> None:
         """See ExportFile."""
         self._note(reading)
-        channel = reading.channel
+        channel = flat(reading.channel) if self._is_terminal else reading.channel
         if channel[:1] in ("=", "+", "-", "@", "\t", "\r"):
             channel = "'" + channel
         when = "" if reading.unix_ms is None else reading.unix_ms

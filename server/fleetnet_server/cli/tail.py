@@ -14,14 +14,13 @@ from fleetnet_server.cli.output import (
 )
 from fleetnet_server.cli.times import names_options
 from fleetnet_server.config import load_settings
-from fleetnet_server.store.query import follow
+from fleetnet_server.store.following import follow
 from fleetnet_server.store.selection import device_names, is_pattern, matches
 
 
 @click.command()
 @names_options
-@click.option("--from-start", is_flag=True,
-              help="Begin with the oldest message that is not compacted; query has all.")
+@click.option("--from-start", is_flag=True, help="Begin with the oldest reading, not the newest.")
 @json_lines_option("a reading")
 @click.pass_obj
 def tail(
@@ -39,8 +38,7 @@ def _follow(
 ) -> None:  # fmt: skip
     device_names(path, devices)  # a misspelt one would be waited for in vain
     one = devices[0] if len(devices) == 1 and not is_pattern(devices[0]) else None
-    after_id = 0 if from_start else None
-    for reading in follow(path, after_id, device=one, on_missed=_say_missed):
+    for reading in follow(path, 0 if from_start else None, device=one):
         if not matches(reading.device, devices) or not matches(reading.channel, channels):
             continue
         if as_json:
@@ -48,11 +46,3 @@ def _follow(
         else:
             when = format_time(reading.unix_ms)
             print_line((when, reading.device, reading.channel, format_value(reading.value)))
-
-
-def _say_missed() -> None:
-    """The terminal, or the program behind a pipe, is slower than the fleet."""
-    click.echo(
-        "Too slow: readings were compacted before they were shown. `fleetnet query` has them.",
-        err=True,
-    )

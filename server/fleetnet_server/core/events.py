@@ -202,17 +202,18 @@ class Events:
     def _repeat(self, subscription: Subscription, after: str) -> None:
         number = self._number_of(after)
         first = self._number - len(self._kept) + 1
-        if number is None or number + 1 < first:
-            detail = {"after": after[:64]}
-            subscription.put(_event("", "missed", None, detail))
-        # The newest that fit: a subscriber is not cut off for what happened while it was away.
         events = [
             event
-            for event in list(self._kept)[-(_WAITING // 2) :]
+            for event in self._kept
             if subscription.wants(event.kind, event.device)
             and (number is None or int(event.id.partition("-")[2]) > number)
         ]
-        for event in events:
+        # The newest that fit: a subscriber is not cut off for what happened while it was away.
+        shown = _newest(events)
+        if number is None or number + 1 < first or len(shown) < len(events):
+            detail = {"after": after[:64]}
+            subscription.put(_event("", "missed", None, detail))
+        for event in shown:
             subscription.put(event)
 
     def _number_of(self, identity: str) -> int | None:
@@ -232,6 +233,16 @@ class Events:
         """End every subscription."""
         for one in list(self._subscribers):
             one.close()
+
+
+def _newest(events: list[Event]) -> list[Event]:
+    """Return the newest events that take half of a queue together."""
+    size = 0
+    for count, event in enumerate(reversed(events)):
+        size += len(event.text)
+        if count >= _WAITING // 2 or size > _WAITING_BYTES // 2:
+            return events[len(events) - count :]
+    return events
 
 
 def _event(identity: str, kind: str, device: str | None, detail: dict[str, Any]) -> Event:

@@ -5,6 +5,7 @@ device opened too many links lately, is there room for one more, is it its turn 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -95,30 +96,40 @@ class Gate:
         wait_ms = int(max(self.links.wait_s(device_id), _TOLD_EVERY_S) * 1000)
         return Refusal(errors.OVERLOADED, f"{name} opens too many links", name, wait_ms)
 
-    def ask(self, peer: "Peer", hello: Hello, live: int, is_datagram: bool) -> None:
+    def ask(
+        self, peer: "Peer", hello: Hello, live: Callable[[], int], is_datagram: bool
+    ) -> None:
         """Let a session begin now or a little later, or send the device away for a time.
 
         Args:
-            live: how many sessions are open, without this device's.
+            live: returns how many sessions are open, without this device's.
         """
-        if live >= self.max_sessions:
-            self.full += 1
-            self._say("no room for more sessions: raise max_sessions", sessions=live)
-            peer.turn_away(errors.OVERLOADED, _FULL_RETRY_MS)
+        if self._is_full(peer, live()):
             return
         place = self.herd.place(peer.device_id, is_datagram)
         if not place.wait_s:
             peer.enter(hello)
         elif place.is_held:
             loop = asyncio.get_running_loop()
-            self._waiting[peer] = loop.call_later(place.wait_s, self._turn, peer, hello)
+            self._waiting[peer] = loop.call_later(place.wait_s, self._turn, peer, hello, live)
         else:
             self._say("more devices than sessions_per_s: they come later", wait_s=place.wait_s)
             peer.turn_away(errors.OVERLOADED, place.retry_after_ms)
 
-    def _turn(self, peer: "Peer", hello: Hello) -> None:
+    def _turn(self, peer: "Peer", hello: Hello, live: Callable[[], int]) -> None:
         del self._waiting[peer]
-        peer.enter(hello)
+        # Asked again: all who were kept waiting found the same room.
+        if not self._is_full(peer, live()):
+            peer.enter(hello)
+
+    def _is_full(self, peer: "Peer", live: int) -> bool:
+        """Send a device away when every session is taken."""
+        if live < self.max_sessions:
+            return False
+        self.full += 1
+        self._say("no room for more sessions: raise max_sessions", sessions=live)
+        peer.turn_away(errors.OVERLOADED, _FULL_RETRY_MS)
+        return True
 
     def forget(self, peer: "Peer") -> None:
         """The link of one who may be waiting is gone."""

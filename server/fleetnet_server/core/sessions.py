@@ -175,8 +175,10 @@ class Sessions:
             self.refused(peer, Refusal(errors.OVERLOADED, "sent too fast", peer.name))
             peer.turn_away(errors.OVERLOADED, barred_ms)
         elif transport is not None:
-            live = len(self.live) - (peer.device_id in self.live)
-            self.gate.ask(peer, hello, live, transport.datagram)
+            self.gate.ask(
+                peer, hello, lambda: len(self.live) - (peer.device_id in self.live),
+                transport.datagram,
+            )  # fmt: skip
 
     def enter(self, peer: Peer) -> bool:
         """Make ``peer`` the device's session; True when older messages are not durable yet."""

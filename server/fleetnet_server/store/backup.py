@@ -11,12 +11,14 @@ A tar (POSIX.1-2001) of
 Made beside a running server: SQLite copies pages of one snapshot, whatever is committed meanwhile.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -74,21 +76,40 @@ def make_backup(
     copy = target.with_name(f".{target.name}.store")
     archive = target.with_name(f".{target.name}.partial")
     try:
-        made_ms = _copy_store(store, copy, advance)
-        with open(_create(archive), "w+b") as file:
-            made = _write(_Archive(file), folder, store, copy, made_ms, with_keys, advance)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(archive, target)  # never over another file
-        sync_folder(target.absolute().parent)
+        with _alone(folder):
+            try:
+                made_ms = _copy_store(store, copy, advance)
+                with open(_create(archive), "w+b") as file:
+                    made = _write(
+                        _Archive(file), folder, store, copy, made_ms, with_keys, advance
+                    )
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(archive, target)  # never over another file
+                sync_folder(target.absolute().parent)
+            finally:
+                for path in (copy, archive, *(Path(f"{copy}{end}") for end in ("-wal", "-shm"))):
+                    path.unlink(missing_ok=True)
+    except apsw.FullError:
+        raise FolderError(f"{target} cannot be written: its disk is full") from None
     except apsw.Error as error:
         raise StoreUnavailable(f"{store} cannot be copied: {error}") from error
     except OSError as error:
         raise FolderError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        for path in (copy, archive, *(Path(f"{copy}{end}") for end in ("-wal", "-shm"))):
-            path.unlink(missing_ok=True)
     return made
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two backups to one file would take each other's half for their own, and call it whole."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise FolderError(f"another backup of {folder} is under way: wait for it") from None
+    finally:
+        os.close(handle)
 
 
 def _create(path: Path) -> int:

@@ -36,6 +36,21 @@ _KNOWN = (
 )
 
 
+# Messages of a device without a date: of one boot as far as SQL can tell (RAW is no JSON), and
+# those among the last that were stored. The index is named, as a scan by id reads all bodies.
+_WAITING = (
+    "SELECT id, kind, body, received FROM messages INDEXED BY messages_undated"
+    " WHERE device = ?1 AND t0 IS NULL"
+    " AND CASE WHEN typeof(body) = 'text' AND json_valid(body)"
+    " THEN json_extract(body, '$[1]') = ?2 ELSE 1 END"
+)
+_NEW = (
+    "SELECT id, kind, body, received FROM messages INDEXED BY messages_undated"
+    " WHERE device = ?1 AND t0 IS NULL"
+    " AND id >= (SELECT min(id) FROM (SELECT id FROM messages ORDER BY id DESC LIMIT ?2))"
+)
+
+
 def insert(connection: apsw.Connection, batch: Sequence[Message]) -> int:
     """Insert what was never stored, in order; return how many messages that were."""
     newest = int(connection.execute("SELECT coalesce(max(id), 0) FROM messages").get)
@@ -79,30 +94,45 @@ def date_messages(
     connection: apsw.Connection,
     offsets: Iterable[tuple[tuple[int, int], int]],
     undated: set[int],
+    stored: int,
 ) -> None:
-    """Write the offsets of boots, then date every stored message that waits for one."""
+    """Write the offsets of boots, and date the stored messages that wait for them.
+
+    A boot that is new may date any message that waits, one that is known only those of this
+    batch: all others were dated with its first offset. A device may have 100,000 that wait for a
+    boot that never comes, and everybody's commit would read them again.
+
+    Args:
+        stored: how many messages of this batch are new; ``undated``: the devices that sent
+            some without a date.
+    """
     for (device_id, boot), offset in offsets:
+        is_new = not connection.execute(
+            "SELECT 1 FROM boots WHERE device = ? AND boot = ?", (device_id, boot)
+        ).fetchall()
         connection.execute(
             "INSERT OR REPLACE INTO boots VALUES(?, ?, ?)", (device_id, boot, offset)
         )
-        undated = undated | {device_id}
-    for device_id in undated:
+        if is_new:
+            _date(connection, {boot: offset}, connection.execute(_WAITING, (device_id, boot)))
+    for device_id in undated if stored else ():
         known: dict[int, int] = dict(
             connection.execute("SELECT boot, offset_ms FROM boots WHERE device = ?", (device_id,))
         )
-        if not known:
-            continue
-        waiting = connection.execute(
-            "SELECT id, kind, body, received FROM messages WHERE device = ? AND t0 IS NULL",
-            (device_id,),
-        ).fetchall()
-        for row in waiting:
-            number, kind, body, received = _typed(row)
-            found = inspect_body(kind, body, known.get, received)
-            if found.t0 is not None:
-                connection.execute(
-                    "UPDATE messages SET t0 = ?, t1 = ? WHERE id = ?", (found.t0, found.t1, number)
-                )
+        if known:
+            _date(connection, known, connection.execute(_NEW, (device_id, stored)))
+
+
+def _date(
+    connection: apsw.Connection, known: dict[int, int], rows: Iterable[tuple[Any, ...]]
+) -> None:
+    for row in list(rows):
+        number, kind, body, received = _typed(row)
+        found = inspect_body(kind, body, known.get, received)
+        if found.t0 is not None:
+            connection.execute(
+                "UPDATE messages SET t0 = ?, t1 = ? WHERE id = ?", (found.t0, found.t1, number)
+            )
 
 
 def _typed(row: tuple[Any, ...]) -> tuple[int, int, bytes, int]:

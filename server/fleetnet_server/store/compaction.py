@@ -25,6 +25,7 @@ from fleetnet_server.core.bodies import decode_readings
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.store import schema
 from fleetnet_server.store.chunks import Chunk, Place, make_chunks
+from fleetnet_server.store.following import Followers
 from fleetnet_server.store.known import KnownRanges, merge_known
 from fleetnet_server.store.series import Series
 from fleetnet_server.store.sqlite import SqliteStore
@@ -82,6 +83,9 @@ _decode_ids = msgspec.json.Decoder(list[int]).decode
 class Compactor:
     """Compacts one store, on one thread. Close it before the store.
 
+    Args:
+        followers: whose rows are left alone until they have them.
+
     Attributes:
         messages, readings, chunks: counters of what was compacted.
         seconds: time spent in steps; commit_seconds: of that, while commits had to wait.
@@ -92,8 +96,10 @@ class Compactor:
     def __init__(
         self, store: SqliteStore, pace: Pace | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        followers: Followers | None = None,
     ):  # fmt: skip
         self._store = store
+        self._followers = followers or Followers()
         self._pace = pace or Pace()
         self._clock_ms = clock_ms
         self._reader: apsw.Connection | None = None
@@ -149,7 +155,8 @@ class Compactor:
         window, pace, now = self._window, self._pace, self._clock_ms()
         if window.before != before:
             window = self._window = Window(before)
-        is_full = window.scan(reader, pace, now, self._store.followers)
+        newest = int(reader.execute("SELECT coalesce(max(id), 0) FROM messages").get)
+        is_full = window.scan(reader, pace, now, self._followers.last_free(newest))
         if window.last == before:
             return 0
         if not is_full and window.oldest_ms > now - pace.wait_ms:

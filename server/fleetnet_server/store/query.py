@@ -7,8 +7,7 @@ read slowly keeps its snapshot, and the server's WAL file grows meanwhile.
 import heapq
 import json
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -28,12 +27,10 @@ from fleetnet_server.store.ordering import Timed, by_order, in_order
 # Beyond every date in ms, and still integers of SQLite's.
 FAR_PAST = -(1 << 62)
 FAR_FUTURE = 1 << 62
-# A follower's look: 1 MB at most of usual messages.
-_POLL_ROWS = 1000
-_CHUNKS_SINCE = 4  # layout
+CHUNKS_SINCE = 4  # layout
 
 
-def _select(index: str) -> str:
+def select_rows(index: str) -> str:
     """Begin a search; its index is named, because the planner cannot know the bounds."""
     return (  # constants of this module only
         "SELECT m.t0, m.epoch, d.name, m.stream, lower(hex(e.epoch)), m.seq, m.body, m.id"  # noqa: S608
@@ -43,7 +40,7 @@ def _select(index: str) -> str:
 
 
 # A quarantined device's readings are kept back until it is enabled.
-_GOOD = f" AND d.state != 'quarantined' AND m.kind & 127 = {READINGS} AND m.problem IS NULL"
+GOOD = f" AND d.state != 'quarantined' AND m.kind & 127 = {READINGS} AND m.problem IS NULL"
 # What is in a chunk is taken from there. A store of an older layout has no chunks.
 _SHOWN = " AND (m.id > ?4 OR EXISTS (SELECT 1 FROM held AS h WHERE h.id = m.id))"
 _ORDER = " ORDER BY m.t0, m.id"
@@ -55,18 +52,18 @@ _MOST_ROWS = 1024
 # The same of chunks, from one on: each has up to some thousand readings.
 _MOST_CHUNKS = 32
 _NARROW = (
-    f"{_select('INDEXED BY messages_time')} m.device = ?1"
+    f"{select_rows('INDEXED BY messages_time')} m.device = ?1"
     " AND m.t0 >= ?5 AND m.t0 <= ?3 AND (m.t0 > ?5 OR m.id > ?6)"
-    f" AND m.t1 >= ?2 AND m.t1 - m.t0 <= {schema.WIDE_MS}{_GOOD}"
+    f" AND m.t1 >= ?2 AND m.t1 - m.t0 <= {schema.WIDE_MS}{GOOD}"
 )
 _WIDE = (
-    f"{_select('INDEXED BY messages_wide')} m.device = ?1 AND m.t1 - m.t0 > {schema.WIDE_MS}"
-    f" AND m.t1 >= ?2 AND m.t0 <= ?3{_GOOD}"
+    f"{select_rows('INDEXED BY messages_wide')} m.device = ?1 AND m.t1 - m.t0 > {schema.WIDE_MS}"
+    f" AND m.t1 >= ?2 AND m.t0 <= ?3{GOOD}"
 )
 _UNDATED = (
-    f"{_select('INDEXED BY messages_undated')} m.device = ?1 AND m.t0 IS NULL{_GOOD} ORDER BY m.id"
+    f"{select_rows('INDEXED BY messages_undated')} m.device = ?1 AND m.t0 IS NULL{GOOD}"
+    " ORDER BY m.id"
 )
-_NEWER = f"{_select('')} m.id > ?1{_GOOD} ORDER BY m.id LIMIT {_POLL_ROWS}"
 _SERIES = (
     "SELECT s.id, s.channel, s.spans, d.name FROM series AS s JOIN devices AS d ON d.id = s.device"
     " WHERE s.device = ?1 AND (?2 IS NULL OR s.channel = ?2) AND d.state != 'quarantined'"
@@ -107,64 +104,6 @@ def query(
         undated=start_ms is None and end_ms is None,
     )
     return found if limit is None else islice(found, limit)
-
-
-def follow(
-    path: str | Path,
-    after_id: int | None = None,
-    *,
-    device: str | None = None,
-    channel: str | None = None,
-    poll_s: float = 0.2,
-    sleep: Callable[[float], None] = time.sleep,
-    on_read: Callable[[int], None] = lambda message_id: None,
-    on_missed: Callable[[], None] = lambda: None,
-) -> Iterator[Reading]:
-    """Yield readings for ever, in the order in which they become durable.
-
-    Whoever is more than some seconds behind a running server misses what it has compacted
-    meanwhile, unless it is one of SqliteStore.followers; ``query`` has it.
-
-    Args:
-        after_id: begin behind this message; 0: with what is there; None: behind the newest.
-        poll_s: pause after a look that found nothing.
-        on_read: is told up to which message everything was read.
-        on_missed: is told that messages which were not read yet are compacted.
-
-    Raises:
-        StoreError: no store there. StoreUnavailable: it cannot be read.
-    """
-    connection = schema.open_readable(path)
-    try:
-        at = _newest_id(connection) if after_id is None else after_id
-        while True:
-            newest = _newest_id(connection)
-            if newest <= at:
-                sleep(poll_s)
-                continue
-            connection.execute("BEGIN")  # both of one moment
-            removed = int(connection.execute("SELECT removed FROM compacting").get)
-            rows: list[tuple[Any, ...]] = connection.execute(_NEWER, (at,)).fetchall()
-            connection.execute("COMMIT")
-            if removed > at > 0:
-                on_missed()
-            # Messages of other kinds move the position as well; those behind `newest` are
-            # found by the next look.
-            last = int(rows[-1][-1]) if rows else 0
-            at = last if len(rows) == _POLL_ROWS else max(newest, last)
-            on_read(at)
-            for row in rows:
-                if device is None or row[2] == device:
-                    for item in _readings_of(row, channel):
-                        yield item[2]
-    except apsw.Error as error:
-        raise StoreUnavailable(f"{path} cannot be read: {error}") from error
-    finally:
-        connection.close()
-
-
-def _newest_id(connection: apsw.Connection) -> int:
-    return int(connection.execute("SELECT coalesce(max(id), 0) FROM messages").get)
 
 
 def _query(
@@ -210,7 +149,7 @@ def search(
         yield item[2]
     for number in numbers if undated else []:
         for row in connection.execute(_UNDATED, (number,)):
-            for item in _readings_of(row, channel):
+            for item in readings_of(row, channel):
                 yield item[2]
 
 
@@ -234,7 +173,7 @@ class _Search:
         self._channel = channel
         self._start = start
         self._end = end
-        self._is_compacted = int(connection.pragma("user_version")) >= _CHUNKS_SINCE
+        self._is_compacted = int(connection.pragma("user_version")) >= CHUNKS_SINCE
         self._compacting = (0, 0, 0)
         if self._is_compacted:
             self._compacting = next(
@@ -267,7 +206,7 @@ class _Search:
             self._connection.execute(_WIDE + shown, values),
             key=_first_time,
         ):
-            yield row[0], _readings_of(row, self._channel)
+            yield row[0], readings_of(row, self._channel)
 
     def _narrow(self, sql: str, values: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
         """Yield rows in order, a page at a time: no statement stays open between them."""
@@ -321,7 +260,7 @@ def _first_time(row: tuple[Any, ...]) -> int:
     return int(row[0])
 
 
-def _readings_of(row: tuple[Any, ...], channel: str | None) -> list[Timed]:
+def readings_of(row: tuple[Any, ...], channel: str | None) -> list[Timed]:
     """Return the readings of one message."""
     t0, number, device, stream, epoch, seq, body, _id = row
     base_ms, boot, channels, items = decode_readings(body)

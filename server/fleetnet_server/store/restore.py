@@ -107,8 +107,10 @@ def _extract(backup: Path, into: Path, advance: Advance) -> dict[str, tuple[int,
             total = max(1, os.fstat(file.fileno()).st_size)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for entry in tar:
-                    # Of whatever else a tar may have, nothing is made.
-                    if not entry.isreg() or not _NAME.fullmatch(entry.name):
+                    # Of whatever else a tar may have, nothing is made; a sparse file of 1 KiB
+                    # may be larger than every disk.
+                    is_plain = entry.isreg() and not entry.issparse()
+                    if not is_plain or not _NAME.fullmatch(entry.name):
                         raise StoreError(f"{backup} is no backup: it has {entry.name!r}")
                     if entry.name in found:
                         raise StoreError(f"{backup} is damaged: {entry.name} is there twice")

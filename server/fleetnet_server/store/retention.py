@@ -7,12 +7,14 @@ arrives late for a minute that was summed up is added to it.
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 
 from fleetnet.frame import READINGS
 from fleetnet_server.errors import ConfigError, StoreUnavailable
@@ -42,19 +44,25 @@ _DELETE_CHUNK = (
     "DELETE FROM chunks WHERE series = ? AND span = ? AND t0 = ? AND epoch = ? AND stream = ?"
     " AND seq = ? AND place = ?"
 )
+# The largest number: sums end there.
+_MOST = sys.float_info.max
+
 _ADD = (
     "INSERT INTO rollups(series, step, t, n, other, low, high, total) VALUES(?,?,?,?,?,?,?,?)"
     " ON CONFLICT DO UPDATE SET n = n + excluded.n, other = other + excluded.other,"
     " low = coalesce(min(low, excluded.low), low, excluded.low),"
     " high = coalesce(max(high, excluded.high), high, excluded.high),"
-    " total = total + excluded.total"
+    # The sum of two finite numbers may be infinite, that of two infinite ones no number, which
+    # SQLite keeps as NULL.
+    f" total = max(-{_MOST!r}, min({_MOST!r}, total + excluded.total))"
 )
 _OLD_ROLLUPS = (
     "SELECT t, n, other, low, high, total FROM rollups WHERE series = ? AND step = ?"
     " AND t < ? ORDER BY t LIMIT ?"
 )
 _OLD_MESSAGES = (
-    "SELECT max(id), max(received) FROM (SELECT id, received FROM messages"
+    "SELECT max(id), max(CASE WHEN received <= ?3 THEN received ELSE 0 END)"
+    " FROM (SELECT id, received FROM messages"
     " WHERE id > ?1 AND id <= (SELECT removed FROM compacting) ORDER BY id LIMIT ?2)"
 )
 # Good readings that still have a row wait for their date.
@@ -111,7 +119,11 @@ class Retention:
                 return self._begin()
             while self._series:
                 number, rule = self._series[-1]
-                moved = self._retire(number, rule, self._clock_ms())
+                try:
+                    moved = self._retire(number, rule, self._clock_ms())
+                except (ValueError, msgspec.MsgspecError):
+                    self._series.pop()  # damaged: it waits for the next pass, the others go on
+                    raise
                 if moved:
                     return moved
                 self._series.pop()
@@ -219,7 +231,7 @@ class Retention:
         keep = self._lifetimes.messages_ms
         if keep is None:
             return 0
-        values = (self._message, _ROWS_A_STEP)
+        values = (self._message, _ROWS_A_STEP, now)
         last, received = next(self._open().execute(_OLD_MESSAGES, values))
         if last is None:
             return 0
@@ -227,7 +239,8 @@ class Retention:
         self._store.transact(
             lambda connection: connection.execute(_DELETE_MESSAGES, (first, last, now - keep))
         )
-        # Rows are in order of arrival: behind young ones there are no old ones.
+        # Rows are in order of arrival: behind young ones there are no old ones. What came while
+        # the clock was ahead says nothing.
         return 0 if received >= now - keep else _ROWS_A_STEP * 100
 
 
@@ -255,13 +268,18 @@ def as_number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def add_numbers(one: float, other: float) -> float:
+    """Add finite numbers; the sum is finite, as JSON and SQLite want it."""
+    return max(-_MOST, min(_MOST, one + other))
+
+
 def _merge(into: _Sum, other: Sequence[Any]) -> None:
     into[0] += other[0]
     into[1] += other[1]
     if other[2] is not None:
         into[2] = other[2] if into[2] is None else min(into[2], other[2])
         into[3] = other[3] if into[3] is None else max(into[3], other[3])
-    into[4] += other[4]
+    into[4] = add_numbers(into[4], other[4])
 
 
 def _add(

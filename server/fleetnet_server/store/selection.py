@@ -44,6 +44,13 @@ def matches(name: str, patterns: tuple[str, ...]) -> bool:
     return not patterns or any(one == name or fnmatchcase(name, one) for one in patterns)
 
 
+def bounds(wanted: Selection) -> tuple[int, int]:
+    """Return the first and the last unix ms, both included, as integers that SQLite takes."""
+    start = FAR_PAST if wanted.start_ms is None else wanted.start_ms
+    end = FAR_FUTURE if wanted.end_ms is None else wanted.end_ms - 1
+    return max(FAR_PAST, min(FAR_FUTURE, start)), max(FAR_PAST, min(FAR_FUTURE, end))
+
+
 def is_pattern(text: str) -> bool:
     """Say whether a text may name more than one thing."""
     return any(character in text for character in "*?[")
@@ -93,8 +100,7 @@ def select_in(connection: apsw.Connection, wanted: Selection) -> Iterator[Readin
         found = _device_names(connection, wanted.devices)
         if len(found) <= _FEW:
             names, is_filtered = list(found), False
-    start = FAR_PAST if wanted.start_ms is None else wanted.start_ms
-    end = FAR_FUTURE if wanted.end_ms is None else wanted.end_ms - 1
+    start, end = bounds(wanted)
     is_undated = wanted.start_ms is None and wanted.end_ms is None
     series = [search(connection, name, channel, start, end, is_undated) for name in names]
     for reading in series[0] if len(series) == 1 else heapq.merge(*series, key=_by_time):

@@ -92,9 +92,6 @@ class SqliteStore:
         self._offsets: dict[tuple[int, int], int] = {}
         self._gaps: list[tuple[int, int, int, int, int, int]] = []
         self._audit: list[AuditRow] = []
-        # Who follows new messages in this process, and behind which one it is: what it has not
-        # read stays a message until then, however slow it is.
-        self.followers: dict[int, int] = {}
         self.registry = DeviceTable(self)
 
     def __enter__(self) -> "SqliteStore":
@@ -257,7 +254,7 @@ class SqliteStore:
                 apply_answers(connection, batch)
                 undated = undated_devices(batch)
                 if offsets or undated:
-                    date_messages(connection, offsets, undated)
+                    date_messages(connection, offsets, undated, stored)
                 connection.execute("COMMIT")
             except _UNAVAILABLE as error:
                 self._roll_back(reopen=isinstance(error, apsw.IOError))

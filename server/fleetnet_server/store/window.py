@@ -54,16 +54,13 @@ class Window:
         self._order: list[int] | None = None
 
     def scan(
-        self, reader: apsw.Connection, pace: Pace, now_ms: int, followers: dict[int, int]
+        self, reader: apsw.Connection, pace: Pace, now_ms: int, most: int = (1 << 63) - 1
     ) -> bool:
-        """Look at rows that are old enough, and that no follower waits for; True: it is full."""
-        read = min(followers.copy().values(), default=None)
+        """Look at rows up to ``most`` that are old enough; True: the window is full."""
         while True:
             rows = _decode_scan(reader.execute(_SCAN, (self.last,)).get)
             for number, device, size, received in rows:
-                if now_ms - pace.delay_ms < received <= now_ms + _SKEW_MS:
-                    return False
-                if read is not None and number > read:
+                if number > most or now_ms - pace.delay_ms < received <= now_ms + _SKEW_MS:
                     return False
                 if not self._rows:
                     self.oldest_ms = received if received <= now_ms else 0

@@ -35,6 +35,8 @@ _USED_MS = 60_000
 # and must not shut others out. So many addresses are remembered.
 _MOST_WRONG = 20
 _MOST_ADDRESSES = 1024
+# Tokens that were good lately, by their hash: more than a fleet's people and scripts have.
+_MOST_GOOD = 1024
 _PERIOD_S = 60.0
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="token", description="`fleetnet token add`")
@@ -53,6 +55,7 @@ class Gate:
 
     def __init__(self, running: Running):
         self._running = running
+        self._good: dict[bytes, None] = {}
         self._wrong: dict[str, tuple[float, set[bytes]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.refused = {"token": 0, "rate": 0, "scope": 0, "page": 0}
@@ -63,14 +66,20 @@ class Gate:
         Raises:
             ProblemError: 401: it is not known any more; 429: too many wrong ones.
         """
-        if self._is_shut(address):
+        digest = hashlib.sha256(token.encode(errors="replace")).digest()
+        # Behind a proxy all have one address: who guesses there must not shut out who was let in.
+        if digest not in self._good and self._is_shut(address):
             raise ProblemError(
                 429, "too many wrong tokens from this address", {"Retry-After": "60"}
             )
         holder = self._running.tokens.find(token)
         if holder is None:
-            self._note_wrong(address, token)
+            self._good.pop(digest, None)
+            self._note_wrong(address, digest)
             raise unauthorized("this token is unknown, was revoked, or has expired")
+        self._good[digest] = None
+        if len(self._good) > _MOST_GOOD:
+            del self._good[next(iter(self._good))]
         now_ms = time.time_ns() // 1_000_000
         if holder.used_ms is None or now_ms - holder.used_ms > _USED_MS:
             self._note_used(holder.name)
@@ -108,13 +117,13 @@ class Gate:
         self.refused["rate"] += is_shut
         return is_shut
 
-    def _note_wrong(self, address: str, token: str) -> None:
+    def _note_wrong(self, address: str, digest: bytes) -> None:
         self.refused["token"] += 1
         now = time.monotonic()
         at, tokens = self._wrong.pop(address, (now, set()))
         if now - at >= _PERIOD_S:
             at, tokens = now, set()
-        tokens.add(hashlib.sha256(token.encode(errors="replace")).digest())
+        tokens.add(digest)
         self._wrong[address] = (at, tokens)
         if len(self._wrong) > _MOST_ADDRESSES:
             del self._wrong[next(iter(self._wrong))]

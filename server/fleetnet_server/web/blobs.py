@@ -84,8 +84,11 @@ async def latest_frame(running: Backend, holder: Reader, name: models.DeviceName
 
 
 async def _file(row: Row, path: FilePath, disposition: str) -> Response:
-    if not await asyncio.to_thread(path.is_file):
-        raise ProblemError(404, f"the content of blob {row['id']} is missing")
+    try:
+        # Given on: a quota may remove it before the answer would look again.
+        found = await asyncio.to_thread(path.stat)
+    except OSError:
+        raise ProblemError(404, f"the content of blob {row['id']} is missing") from None
     media_type = _MEDIA_TYPES.get(row["content_format"], _BYTES)
     # The device chose the name: percent-encoded, nothing of it can end the header (RFC 6266).
     name = quote(row["name"].encode(errors="replace"), safe="")
@@ -95,4 +98,4 @@ async def _file(row: Row, path: FilePath, disposition: str) -> Response:
         "X-Blob-Time-Ms": str(row["time_ms"] or ""),
         "ETag": f'"{row["sha256"]}"',
     }
-    return FileResponse(path, media_type=media_type, headers=headers)
+    return FileResponse(path, media_type=media_type, headers=headers, stat_result=found)

@@ -1,5 +1,6 @@
 """What every answer carries and every request is held to, as ASGI middleware."""
 
+import asyncio
 import ipaddress
 import time
 from collections.abc import Callable, Collection
@@ -34,6 +35,9 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 
+# For a whole body to come; a head has as long (web/serving.py).
+_BODY_S = 10.0
+
 Count = Callable[[str, int, float], None]
 
 
@@ -43,6 +47,14 @@ class _TooLarge(HTTPException):
     def __init__(self) -> None:
         detail = f"a request has {MOST_BODY} B at most"
         super().__init__(413, detail, {"Connection": "close"})
+
+
+class _TooLate(HTTPException):
+    """As _TooLarge: a body that never ends would hold its connection for ever."""
+
+    def __init__(self) -> None:
+        detail = f"the body of a request has to come within {_BODY_S:.0f} s"
+        super().__init__(408, detail, {"Connection": "close"})
 
 
 class Guard:
@@ -83,7 +95,7 @@ class Guard:
                 await _MISDIRECTED(scope, receive, send_with_headers)
                 return
             await self._app(scope, bounded.receive, send_with_headers)
-        except _TooLarge as error:
+        except (_TooLarge, _TooLate) as error:
             if not status:
                 answer = problem(error.status_code, error.detail, dict(error.headers or {}))
                 await answer(scope, receive, send_with_headers)
@@ -103,14 +115,23 @@ class Guard:
 
 
 class _Bounded:
-    """Counts the bytes of a body that did not tell its length."""
+    """Counts the bytes of a body that did not tell its length, and the time that it takes."""
 
     def __init__(self, receive: Receive):
         self._receive = receive
         self._size = 0
+        self._until: float | None = time.monotonic() + _BODY_S
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        if self._until is None:
+            return await self._receive()  # whoever waits for the client's leaving
+        try:
+            async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
+                message = await self._receive()
+        except TimeoutError:
+            raise _TooLate from None
+        if not message.get("more_body", False):
+            self._until = None
         self._size += len(message.get("body", b""))
         if self._size > MOST_BODY:
             raise _TooLarge

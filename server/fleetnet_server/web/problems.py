@@ -87,7 +87,7 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return FastAPI's ``responses`` for the problems that a route may answer with."""
-    every = (400, 401, 403, 413, 415, 421, 422, 429, 503, *statuses)
+    every = (400, 401, 403, 408, 413, 415, 421, 422, 429, 503, *statuses)
     return {
         status: {
             "description": HTTPStatus(status).phrase,

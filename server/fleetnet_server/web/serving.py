@@ -23,6 +23,10 @@ _MOST_CONNECTIONS = 256
 _HEAD_S = 10.0
 _IDLE_S = 30
 
+# A client that takes nothing of its answer for so long belongs to nobody who reads; without this
+# a few hundred of them would hold every connection for ever.
+_TAKE_S = 15.0
+
 # What is said of the request itself is short; 16 KiB of headers are twice what browsers send.
 _HEAD_BYTES = 16 << 10
 
@@ -36,18 +40,35 @@ _PERIOD_S = 10.0
 
 
 class _Protocol(H11Protocol):
-    """Closes a connection whose first request does not come."""
+    """Closes a connection whose request does not come, or whose client takes no answer."""
 
     _head: asyncio.TimerHandle | None = None
+    _watch: asyncio.TimerHandle | None = None
+    _unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._head = self.loop.call_later(_HEAD_S, self._too_late)
+        self._watch = self.loop.call_later(_TAKE_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._head is not None:
-            self._head.cancel()
+        for timer in (self._head, self._watch):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unsent = 0
+
+    def _look(self) -> None:
+        """Abort when nothing was taken since the last look; a closed one waits for that, too."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and unsent == self._unsent:
+            self.transport.abort()
+            return
+        self._unsent = unsent
+        self._watch = self.loop.call_later(_TAKE_S, self._look)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

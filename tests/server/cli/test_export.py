@@ -257,3 +257,19 @@ def test_a_bar_on_a_terminal_and_silence_elsewhere(empty: Path, tmp_path: Path) 
     shown = on_a_terminal("-C", empty, "export", tmp_path / "x.csv")
     assert "exporting" in shown and "30000 readings." in shown
     assert fleetnet("-C", empty, "export", tmp_path / "y.csv").stderr == ""
+
+
+@pytest.mark.parametrize("extra", [(), ("--every", "1h")])
+def test_times_beyond_every_date_find_nothing_or_everything(
+    fleet: Path, extra: tuple[str, ...]
+) -> None:
+    huge = "9" * 30
+    assert fleetnet("-C", fleet, "query", *extra, "--since", huge).stdout == ""
+    assert fleetnet("-C", fleet, "query", *extra, "--until", huge).stdout
+
+
+def test_a_terminal_obeys_no_channel_in_csv(empty: Path) -> None:
+    put(empty, "cam-1", ("a\x1b[2Jb", 0, 1))
+    shown = on_a_terminal("-C", empty, "export", "-")
+    assert "\x1b[2J" not in shown and "a [2Jb" in shown
+    assert "a\x1b[2Jb" in fleetnet("-C", empty, "export", "-").stdout

@@ -108,6 +108,20 @@ async def test_when_all_sessions_are_taken(world: World) -> None:
     assert world.open(Link()).told() == ["opened"] and len(world.sessions.live) == 1
 
 
+async def test_all_who_wait_are_not_more_than_there_is_room_for(world: World) -> None:
+    """Each of them found the same free place when it came."""
+    gate = use(world, sessions_per_s=10.0, max_sessions=1)
+    gate.herd._last_turn += 1.05
+    links = [another(world, f"cam-{number}") for number in range(2, 6)]
+    assert len(gate._waiting) == 4
+    await until(lambda: not gate._waiting, "all had their turn")
+    assert len(world.sessions.live) == 1 and gate.full == 3
+    for link in links:
+        link.pump()
+    told = [endings(link) for link in links]
+    assert told == [[], *[[(errors.OVERLOADED, 60_000)]] * 3]
+
+
 async def test_who_waits_enters_when_its_turn_comes(world: World) -> None:
     gate = use(world, sessions_per_s=10.0)
     gate.herd._last_turn += 1.05  # the turns of the last second are taken

@@ -57,3 +57,25 @@ async def test_who_comes_back_is_not_cut_off_for_what_it_missed() -> None:
     assert not again.is_cut
     kinds = [event.kind for event in waiting(again)]
     assert kinds[0] == "missed" and 1 < len(kinds) <= module._WAITING
+
+
+async def test_who_comes_back_is_told_of_what_does_not_fit() -> None:
+    feed = Events()
+    for number in range(1000):
+        feed.publish("alarm", f"cam-{number % 10}", {"number": number})
+    after = feed.run + "-{}"
+    back = waiting(feed.subscribe(after=after.format(100)))
+    assert back[0].kind == "missed"
+    assert [one.detail["number"] for one in back[1:]] == list(range(744, 1000))
+    # Of its own device everything fits, however much happened elsewhere.
+    own = waiting(feed.subscribe(device="cam-3", after=after.format(100)))
+    assert [one.detail["number"] for one in own] == list(range(103, 1000, 10))
+
+
+async def test_who_comes_back_is_not_cut_off_for_the_size_of_what_it_missed() -> None:
+    feed = Events()
+    for _number in range(100):
+        feed.publish("alarm", "cam-1", {"value": "x" * 60_000})
+    back = feed.subscribe(after=f"{feed.run}-0", cut_when_slow=True)
+    assert not back.is_cut
+    assert [one.kind for one in waiting(back)] == ["missed", *["alarm"] * 8]

@@ -284,3 +284,31 @@ def test_killed_half_way_it_leaves_no_half(fleet: Path, tmp_path: Path, is_resto
     connection = schema.open_readable(target / "fleet.db")
     assert connection.pragma("integrity_check") == "ok"
     connection.close()
+
+
+def test_a_second_backup_at_once_is_refused(fleet: Path, tmp_path: Path) -> None:
+    """Both wrote into the same hidden files: the first called the other's half its own."""
+    target = tmp_path / "b.tar"
+    refused = []
+
+    def again(share: float, note: str) -> None:
+        if not refused:
+            with pytest.raises(FolderError, match="another backup") as error:
+                make_backup(fleet, fleet / "fleet.db", target)
+            refused.append(error)
+
+    make_backup(fleet, fleet / "fleet.db", target, advance=again)
+    assert refused
+    assert restore_backup(target, tmp_path / "new", "test").files == 3
+
+
+def test_a_sparse_file_fills_no_disk(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("fleet.db")
+    entry.pax_headers = {
+        "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(1 << 50),
+        "GNU.sparse.map": "0,0", "GNU.sparse.numblocks": "1",
+    }  # fmt: skip
+    with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(entry, io.BytesIO(b""))
+    with pytest.raises(StoreError, match="is no backup"):
+        restore_backup(tmp_path / "b.tar", tmp_path / "new", "test")

@@ -15,7 +15,8 @@ from fleetnet.frame import EVENT
 from fleetnet_server.store import ordering
 from fleetnet_server.store.chunks import MAX_READINGS, Place, decode_untrusted, make_chunks
 from fleetnet_server.store.compaction import Compactor
-from fleetnet_server.store.query import follow, query
+from fleetnet_server.store.following import follow
+from fleetnet_server.store.query import query
 from fleetnet_server.store.schema import open_readable
 from fleetnet_server.store.sqlite import SqliteStore
 from server.store.plain_store import NOW, SMALL, PlainStore, flat
@@ -154,26 +155,6 @@ def test_who_follows_meets_what_is_younger_than_the_delay(tmp_path: Path) -> Non
     fill(plain, 30)
     assert plain.compact() == 0
     assert next(follow(plain.store.path, 0)) is not None
-    plain.close()
-
-
-def test_who_follows_too_slowly_is_told(plain: PlainStore) -> None:
-    missed: list[str] = []
-    plain.put(1, 1, [(0, 0, "1")], base=NOW, boot=0, epoch=b"epoch-01", kind=16)
-    found = follow(
-        plain.store.path, 0, on_missed=lambda: missed.append("x"), sleep=lambda _seconds: more()
-    )
-
-    def more() -> None:
-        """While it pauses, more comes than it will see, and is compacted."""
-        for seq in range(2, 40):
-            plain.put(1, seq, [(0, 0, "1")], base=NOW + seq, boot=0, epoch=b"epoch-01", kind=16)
-        plain.compact()
-
-    assert next(found).seq == 1
-    assert missed == []
-    assert next(found).seq == 39  # the newest row always stays
-    assert missed == ["x"]
     plain.close()
 
 

@@ -9,7 +9,8 @@ import pytest
 from fleetnet.frame import READINGS
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.errors import StoreError
-from fleetnet_server.store.query import Reading, follow, query
+from fleetnet_server.store.following import follow
+from fleetnet_server.store.query import Reading, query
 from fleetnet_server.store.sqlite import SqliteStore
 
 NOW = 1_800_000_000_000

@@ -10,7 +10,8 @@ from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store.audit import AuditTable, Entry
 from fleetnet_server.store.commands import CommandTable
-from fleetnet_server.store.query import follow, query
+from fleetnet_server.store.following import follow
+from fleetnet_server.store.query import query
 from fleetnet_server.store.sqlite import SqliteStore
 
 NOW = 1_800_000_000_000

@@ -217,3 +217,41 @@ def test_commits_are_fully_synchronous(store: SqliteStore) -> None:
     assert writable is not None
     assert writable.pragma("synchronous") == 2
     assert writable.pragma("journal_mode") == "wal"
+
+
+def test_what_waits_for_a_boot_that_never_comes_is_not_read_again(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device with 20,000 of them made every commit of the fleet 170 ms longer."""
+    looked = []
+
+    def inspect(*values: object) -> object:
+        looked.append(values)
+        return inspect_body(*values)  # type: ignore[arg-type]
+
+    store.set_boot(1, 7, 1_000)
+    store.commit([])
+    waiting = [make(store, seq, b'[5,99,["t"],[[0,0,1]]]') for seq in range(1, 301)]
+    store.commit(waiting)
+    monkeypatch.setattr("fleetnet_server.store.batch.inspect_body", inspect)
+    store.commit([make(store, 301, b'[5,99,["t"],[[0,0,1]]]')])
+    store.commit(waiting[:50])
+    assert len(looked) == 1
+    store.set_boot(1, 7, 2_000)  # refined
+    store.set_boot(1, 8, 2_000)  # another one
+    store.commit([reading(store, 302)])
+    assert len(looked) == 1
+    store.set_boot(1, 99, 4_000)
+    store.commit([])
+    assert len(looked) == 302
+    assert rows(store, "SELECT DISTINCT t0 FROM messages WHERE seq < 302") == [(4_005,)]
+
+
+def test_a_message_whose_boot_was_dated_on_its_way_gets_its_date(store: SqliteStore) -> None:
+    late = make(store, 2, b'[5,7,["t"],[[0,0,1]]]')
+    raw = make(store, 3, encode_raw("t", b"\xff", 5, 7), RAW)
+    assert late.t0 is raw.t0 is None
+    store.set_boot(1, 7, 1_000)
+    store.commit([reading(store, 1)])
+    store.commit([reading(store, 1), late, raw])
+    assert rows(store, "SELECT t0 FROM messages WHERE seq > 1") == [(1_005,), (1_005,)]

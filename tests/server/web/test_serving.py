@@ -5,9 +5,10 @@ import json
 import socket
 import sqlite3
 import time
+from contextlib import suppress
 from typing import Any
 
-from fleetnet_server.web import serving
+from fleetnet_server.web import headers, serving
 from server.web.test_devices import online, until
 from server.web.world import PATIENCE_S, Stream, WebFleet
 
@@ -70,6 +71,33 @@ async def test_a_head_that_does_not_come_ends_the_connection(fleet: WebFleet) ->
     got = await asyncio.to_thread(large.recv, 100)
     assert got == b"" or b" 400 " in got
     large.close()
+
+
+async def test_a_body_that_does_not_come_ends_the_request(fleet: WebFleet) -> None:
+    """Nobody needs a token for it: a few hundred would shut everybody out for ever."""
+    slow = socket.create_connection(fleet.web, timeout=headers._BODY_S + PATIENCE_S)
+    head = "POST /api/v1/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n"
+    slow.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
+    assert b" 408 " in await asyncio.to_thread(slow.recv, 100)
+    while await asyncio.to_thread(slow.recv, 4096):
+        pass
+    slow.close()
+
+
+async def test_a_client_that_takes_no_answer_is_cut_off(fleet: WebFleet) -> None:
+    _reader, writer = await asyncio.open_connection(*fleet.web, limit=1)
+    fleet.writers.append(writer)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    request = b"GET /api/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with suppress(ConnectionError):
+        for _request in range(int(3 * serving._TAKE_S)):
+            writer.write(request * 40)
+            await writer.drain()
+            await asyncio.sleep(1)
+            if writer.transport.is_closing():
+                break
+    assert writer.transport.is_closing()
 
 
 async def test_sigterm_ends_streams_and_the_process(fleet: WebFleet) -> None:
