@@ -25,4 +25,6 @@ async def main(folder: str, name: str, target: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("usage: backend_camera.py FOLDER DEVICE FILE")
     asyncio.run(main(*sys.argv[1:]))

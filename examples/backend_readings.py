@@ -29,4 +29,6 @@ async def main(folder: str, limit: float = 30.0) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: backend_readings.py FOLDER [LIMIT]")
     asyncio.run(main(sys.argv[1], *[float(text) for text in sys.argv[2:]]))

@@ -20,4 +20,6 @@ async def main(folder, tls_port, dtls_port=None):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit("usage: hub.py FOLDER TLS_PORT [DTLS_PORT]")
     asyncio.run(main(sys.argv[1], *[int(number) for number in sys.argv[2:]]))

@@ -61,7 +61,14 @@ class LinkClosed(LinkError):
 
 
 class TrustError(FleetError):
-    """The server could not be verified. No application byte was sent."""
+    """The server could not be verified. No application byte was sent.
+
+    Attributes:
+        certificate: at a server, a device's certificate (DER) that our CA signed and whose
+            dates are not now; b"" for everything else.
+    """
+
+    certificate = b""
 
 
 class WrongCA(TrustError):

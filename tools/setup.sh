@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All the set-up of one make target; quick when nothing is missing.
 #
-#   tools/setup.sh demo     .venv with the server, MicroPython 1.25
+#   tools/setup.sh demo     .venv with the server and its dashboard, MicroPython 1.25
 #   tools/setup.sh test     .venv with everything the checks need, MicroPython 1.25 and Debian's
 #                           newest, a .venv-3.x for each other CPython found, tools from Debian
 #   tools/setup.sh bench    like demo, with the tools that are measured beside us
@@ -74,7 +74,7 @@ other_pythons() {
 python=$(tools/find_python.sh)
 case $target in
     test) tools/make_venv.sh .venv "$python" server,dev ;;
-    demo) tools/make_venv.sh .venv "$python" server ;;
+    demo) tools/make_venv.sh .venv "$python" server,web ;;
     bench) tools/make_venv.sh .venv "$python" server,bench ;;
     *) echo "setup: demo, test or bench, not $target" >&2; exit 2 ;;
 esac

@@ -196,7 +196,7 @@ def _examine_dates(report: "Report", credentials: Credentials, what: str, now: i
         report.add(BAD, "clock", text, "set the clock of the board, or of the PC that made it")
     elif now > after:
         text = "%s ended on %s (clock: %s)" % (name, date_text(after), date_text(now))
-        remedy = "if the clock is right: the device needs a new bundle (`fleetnet device claim %s`)"
+        remedy = "if the clock is right, it needs a new bundle (`fleetnet device add %s --again`)"
         report.add(BAD, "clock", text, remedy % credentials.name)
     elif what == "cert" and after - now < _SOON_MS:
         text = "%s ends on %s" % (name, date_text(after))

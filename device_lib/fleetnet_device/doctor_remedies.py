@@ -48,7 +48,7 @@ _ERRORS = (
 )
 
 _LOG = "the server's log says why (`fleetnet audit --device %s`)"
-_NEW = "give it a new certificate (`fleetnet device claim %s`)"
+_NEW = "give it a new bundle (`fleetnet device add %s --again`)"
 
 _REASONS = {
     UNKNOWN_DEVICE: "is this the right server? Then register it there: `fleetnet device add %s`",

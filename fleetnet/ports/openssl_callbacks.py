@@ -51,6 +51,8 @@ _KEY_BYTES = (16, 32)
 # What every implementation takes (RFC 4279 section 5.3).
 _IDENTITY_BYTES = 128
 
+# X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+_DATES = (9, 10)
 _VERIFY_OK = 0
 _CERT_REJECTED = 28  # X509_V_ERR_CERT_REJECTED, of which OpenSSL makes the alert bad_certificate
 
@@ -117,6 +119,27 @@ def _verify(_ok: int, store: Any) -> int:
             ssl.verdict = WrongPin(f"{ssl.peer}: its certificate cannot be read ({error})")
     _lib.X509_STORE_CTX_set_error(store, _VERIFY_OK if agreed else _CERT_REJECTED)
     return int(agreed)
+
+
+@_ffi.callback("int(int, X509_STORE_CTX *)", error=0)  # type: ignore[untyped-decorator]
+def _note_dates(ok: int, store: Any) -> int:
+    # OpenSSL's verdict stands. It looks at a certificate's dates after its signature: what is
+    # out of date at depth 0 is a leaf that a CA of ours made, and its name can be believed.
+    ssl = running.ssl
+    if not ok and ssl is not None and _lib.X509_STORE_CTX_get_error_depth(store) == 0:
+        if _lib.X509_STORE_CTX_get_error(store) in _DATES:
+            pointer = _lib.X509_STORE_CTX_get0_cert(store)
+            _lib.X509_up_ref(pointer)
+            try:
+                ssl.out_of_date = certificate_der(pointer)
+            except ValueError:
+                pass  # nothing to be named by
+    return int(ok)
+
+
+def note_dates(native: Any, flags: int) -> None:
+    """Have ``SslObject.out_of_date`` say which client came with an expired certificate."""
+    _lib.SSL_CTX_set_verify(native._context, flags, _note_dates)
 
 
 def check_pins(native: Any) -> None:

@@ -142,6 +142,8 @@ class Context:
         if self.server_side and self.verified:
             flags |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT
         self.native.set_verify(flags)
+        if self.server_side and number:
+            callbacks.note_dates(self.native, flags)
 
     # -- cipher suites -----------------------------------------------------------------
 

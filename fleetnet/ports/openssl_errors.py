@@ -11,11 +11,12 @@ from fleetnet.errors import (
     CertificateNotYetValid,
     FleetError,
     LinkClosed,
+    Rejected,
     TrustError,
     WrongCA,
     WrongName,
 )
-from fleetnet.reasons import rejected_by_alert
+from fleetnet.reasons import ALERTS, rejected_by_alert
 
 _lib = Binding.lib
 _ffi = Binding.ffi
@@ -47,23 +48,32 @@ def take_errors() -> list[tuple[int, str]]:
     return found
 
 
-def map_failure(verify_result: int, errors: list[tuple[int, str]], peer: str) -> FleetError:
+def map_failure(
+    verify_result: int, errors: list[tuple[int, str]], peer: str, is_server: bool = False
+) -> FleetError:
     """Return the error for a handshake or read that failed.
 
     Args:
         verify_result: SSL_get_verify_result's number; 0 is fine.
         errors: what take_errors returned.
         peer: "HOST:PORT" or another name, for the message.
+        is_server: this side is the server, and the peer a device.
     """
     for reason, _ in errors:
         if _ALERT_OFFSET < reason < _ALERT_OFFSET + 256:
-            return rejected_by_alert(reason - _ALERT_OFFSET)
+            alert = reason - _ALERT_OFFSET
+            return _rejected_by_device(alert) if is_server else rejected_by_alert(alert)
     texts = ", ".join(text for _, text in errors) or "no reason given"
     if verify_result != _OK and "certificate verify failed" in texts:
         return map_verify(verify_result, peer)
     if "did not return a certificate" in texts:
         return TrustError(f"{peer}: sent no certificate: give it one that our CA has issued")
     return LinkClosed(f"{peer}: handshake or connection failed: {texts}")
+
+
+def _rejected_by_device(alert: int) -> Rejected:
+    name = ALERTS.get(alert) or f"alert {alert}"
+    return Rejected(f"the device rejected this server: {name} (TLS alert {alert})", alert=alert)
 
 
 def map_verify(result: int, peer: str) -> FleetError:

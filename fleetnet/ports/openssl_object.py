@@ -110,6 +110,7 @@ class SslObject:
         "context",
         "has_agreed",
         "is_established",
+        "out_of_date",
         "peer",
         "psk_identity",
         "verdict",
@@ -129,6 +130,7 @@ class SslObject:
         self.is_established = False
         self.has_agreed = False
         self.verdict: FleetError | None = None
+        self.out_of_date = b""
         self.psk_identity: bytes | None = None
         ssl = self._ssl = _lib.SSL_new(context.native._context)
         memory = _lib.BIO_s_mem()
@@ -317,7 +319,11 @@ class SslObject:
 
     def _failure(self) -> FleetError:
         errors = take_errors()
-        error = map_failure(self.verify_result, errors, self.peer)
+        error = map_failure(
+            self.verify_result, errors, self.peer, is_server=self.context.server_side
+        )
+        if isinstance(error, TrustError):
+            error.certificate = self.out_of_date
         if self.is_established:
             return error
         if self.psk_identity is None:

@@ -4,7 +4,6 @@ Backend puts listeners, sessions, router, writer and store together from a fleet
 """
 
 import asyncio
-import fcntl
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -32,7 +31,6 @@ from fleetnet_server.core.sessions import Sessions
 from fleetnet_server.core.taps import Alarms, ReadingsTap
 from fleetnet_server.core.watch import Watch
 from fleetnet_server.crls import Crls
-from fleetnet_server.errors import FolderError
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.crl_folder import CrlFolder
 from fleetnet_server.identity.expiry import Expiry
@@ -43,6 +41,7 @@ from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.identity.wanted import TrustFolder
 from fleetnet_server.listeners import Listeners
 from fleetnet_server.reloading import Reloading
+from fleetnet_server.served import port_error, take_lock, write_ports
 from fleetnet_server.store.ageing import AgeClock
 from fleetnet_server.store.audit import Audit, AuditTable
 from fleetnet_server.store.blob_quotas import BlobQuotas
@@ -74,8 +73,7 @@ class Backend:
         FolderError: another server uses the folder, or others can read its keys.
         CredentialError: keys cannot be used.
         StoreUnavailable, StoreError: the store cannot be opened.
-        ConfigError: policy.toml is broken.
-        OSError: a port is in use.
+        ConfigError: policy.toml is broken, or a port cannot be had.
 
     Attributes:
         tls_port, dtls_port: the real ones, where the settings say 0. web_port: 0: closed.
@@ -102,7 +100,7 @@ class Backend:
         self._reloading = Reloading(self)
         self.policy = PolicyFile(self.folder)
         self._lists = CrlFolder(self.folder)
-        self._lock = self._take_lock()
+        self._lock = take_lock(self.folder)
         settings = self.settings
         self.store = SqliteStore(settings.store_path(self.folder))
         self.router = Router()
@@ -202,18 +200,6 @@ class Backend:
     def _rules(self, group: str) -> Rules | None:
         return self.policy.policy.rules(group)
 
-    def _take_lock(self) -> IO[bytes]:
-        """Two servers on one store would give the same numbers to different epochs."""
-        file = (self.folder / "serve.lock").open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise FolderError(
-                f"another `fleetnet serve` uses {self.folder}: stop it, or use another folder"
-            ) from None
-        return file
-
     async def _listen(self) -> None:
         settings = self.settings
         ServerKeys(self.folder).finish()
@@ -243,7 +229,19 @@ class Backend:
         self._upkeep.start()
         self.tls_port = self.tls.port
         self.dtls_port = self.dtls.port
+        if self._lock is not None:
+            write_ports(self._lock, self.ports)
         _log.info("listening", bind=settings.bind, tls=self.tls_port, dtls=self.dtls_port)
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports that are open, by the setting's name."""
+        found = {"tls_port": self.tls_port, "dtls_port": self.dtls_port}
+        if self.settings.enrol_port:
+            found["enrol_port"] = self.settings.enrol_port
+        if self.web_port:
+            found["web_port"] = self.web_port
+        return found
 
     async def _serve_web(self) -> None:
         self.web = None
@@ -252,8 +250,12 @@ class Backend:
             from fleetnet_server.web.serving import WebServer
 
             web = WebServer(self)
+            bind, number = self.settings.web_bind, self.settings.web_port
             try:
-                await web.start(self.settings.web_bind, self.settings.web_port)
+                await web.start(bind, number)
+            except OSError as error:
+                self.listeners.close()
+                raise port_error(bind, "web_port", number, error) from error
             except BaseException:
                 self.listeners.close()
                 raise

@@ -22,6 +22,20 @@ from fleetnet_server.redaction import shown
 FILE_NAME = "fleetnet.toml"
 PREFIX = "FLEETNET_"
 
+# How pydantic's types of errors begin, in words; in braces what it says beside them.
+_WANTED = {
+    "int_": "has to be a whole number",
+    "float_": "has to be a number",
+    "finite_number": "has to be a finite number",
+    "bool_": "has to be true or false",
+    "string_too_short": "must not be empty",
+    "string_": "has to be text in quotation marks",
+    "greater_than_equal": "has to be {ge} at least",
+    "greater_than": "has to be above {gt}",
+    "less_than_equal": "has to be {le} at most",
+    "less_than": "has to be below {lt}",
+}
+
 
 class Settings(BaseSettings):
     """What `fleetnet serve` needs to know. Frozen; made by ``load_settings``."""
@@ -157,5 +171,12 @@ def _explain(error: ValidationError, path: Path) -> str:
         key = str(problem["loc"][0])
         variable = PREFIX + key.upper()
         place: Any = variable if variable in os.environ else path
-        lines.append(f"{place}: {key}: {problem['msg']}, not {shown(key, problem['input'])!r}")
+        wanted = _wanted(problem["type"], problem.get("ctx", {})) or problem["msg"]
+        lines.append(f"{place}: {key} {wanted}, not {shown(key, problem['input'])!r}")
     return "\n".join(lines)
+
+
+def _wanted(kind: str, bounds: dict[str, Any]) -> str:
+    """Return what pydantic wanted, in words; "" of what no setting has."""
+    word = next((text for start, text in _WANTED.items() if kind.startswith(start)), "")
+    return word.format(**bounds)

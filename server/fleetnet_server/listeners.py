@@ -23,6 +23,7 @@ from fleetnet_server.identity.server_keys import FOLDER, WATCHED, ServerKeys
 from fleetnet_server.net.admission import Admission, Door
 from fleetnet_server.net.dtls import DtlsListener
 from fleetnet_server.net.tls import TlsListener
+from fleetnet_server.served import port_error
 
 if TYPE_CHECKING:
     from fleetnet.ports.openssl_callbacks import FindKey
@@ -150,16 +151,20 @@ class Listeners:
         return self.enrol
 
     async def start(self) -> None:
-        """Open the ports of the settings. Raises OSError: one is in use; none is open then."""
+        """Open the ports of the settings. Raises ConfigError: one cannot be had; none is open."""
         settings = self._settings
-        try:
-            await self.tls.start(settings.bind, settings.tls_port)
-            await self.dtls.start(settings.bind, settings.dtls_port)
-            if self.enrol is not None:
-                await self.enrol.start(settings.bind, settings.enrol_port)
-        except OSError:
-            self.close()
-            raise
+        wanted: list[tuple[str, TlsListener | DtlsListener, str]] = [
+            ("tls_port", self.tls, "TCP"), ("dtls_port", self.dtls, "UDP"),
+        ]  # fmt: skip
+        if self.enrol is not None:
+            wanted.append(("enrol_port", self.enrol, "TCP"))
+        for key, listener, kind in wanted:
+            number = getattr(settings, key)
+            try:
+                await listener.start(settings.bind, number)
+            except OSError as error:
+                self.close()
+                raise port_error(settings.bind, key, number, error, kind) from error
 
     def use_limits(self, settings: Settings) -> None:
         """Let the numbers of other settings hold from now on."""

@@ -41,6 +41,8 @@ def configure_logging(as_json: bool, quiet: bool, stream: TextIO | None = None) 
     handler.setFormatter(make_formatter(as_json, out.isatty() and not os.environ.get("NO_COLOR")))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    # It says at each end of a server that it ends; what is wrong stays.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     structlog.configure(
         processors=[*_common(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -67,7 +67,7 @@ async def test_what_the_server_refuses(runtime: Interpreter | None, fleet: Fleet
         certificate = x509.load_der_x509_certificate((bundle / "cert.der").read_bytes())
         store.revoke_certificate(certificate.serial_number)
     found = await diagnose(runtime, bundle)
-    assert "revoked" in found.of("session") and "device claim cam-1" in found.of("session")
+    assert "revoked" in found.of("session") and "device add cam-1 --again" in found.of("session")
 
 
 @each_runtime

@@ -140,7 +140,7 @@ async def test_clocks(runtime: Interpreter | None, fleet: Fleet) -> None:
         assert "known by its key" in found.of("clock")
     found = await diagnose(runtime, bundle, clock="+5y")
     assert "this device's certificate ended on" in found.of("clock"), found.text
-    assert "device claim cam-1" in found.of("clock")
+    assert "device add cam-1 --again" in found.of("clock")
     bundle_of(fleet, pins=[])
     found = await diagnose(runtime, bundle, clock="@2000-01-02 00:00:00")
     assert found.levels()["clock"] == found.levels()["tls"] == found.levels()["dtls"] == "bad"

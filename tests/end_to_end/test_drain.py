@@ -202,7 +202,7 @@ def test_keys_that_others_can_read_keep_the_server_from_starting(
     for folder in (fleet.folder, *path.relative_to(fleet.folder).parents):
         (fleet.folder / folder).chmod(0o755)
     path.chmod(0o644)
-    with pytest.raises(FolderError, match=f"{name}.*chmod -R o-rwx"):
+    with pytest.raises(FolderError, match=f"{name}.*chmod -R go-rwx"):
         asyncio.run(_start(fleet))
     path.chmod(0o600)
     if name != "fleet.db":

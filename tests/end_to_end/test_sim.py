@@ -4,15 +4,29 @@ import asyncio
 import json
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from end_to_end.device_process import until
 from end_to_end.fleet import Fleet
+from fleetnet_server.cli.main import main as cli
+from fleetnet_server.errors import ConfigError
+from fleetnet_server.served import find_server, is_served, take_lock, write_ports
+from fleetnet_server.sim import boards
+from fleetnet_server.sim.bundles import bundles_path
 from fleetnet_server.sim.faults import FAULTS
+from fleetnet_server.sim.meter import Meter
+from fleetnet_server.sim.plan import Plan, schedule
+from fleetnet_server.sim.server import OwnServer
 from fleetnet_server.sim.shapes import SHAPES
+from fleetnet_server.sim.simulation import _config_error
 from fleetnet_server.sim.storm import STORMS
+from fleetnet_server.sim.unit import Unit
 from fleetnet_server.store.sqlite import SqliteStore
 from interpreters import ROOT, interpreters
 
@@ -52,6 +66,20 @@ async def run(
     assert "Traceback" not in error.decode(), error.decode()
     assert "never awaited" not in error.decode(), error.decode()
     return out.decode(), error.decode()
+
+
+async def start(fleet: Fleet, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *fleet.command("sim", "--devices", "4", "--ramp", "0", "--json", *arguments),
+        env=fleet.environment(), cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+def has_ports(folder: Path) -> bool:
+    """Whether a server runs and accepts devices."""
+    server = find_server(folder)
+    return server is not None and "tls_port" in server.ports
 
 
 async def report(fleet: Fleet, *arguments: str) -> dict[str, Any]:
@@ -179,8 +207,84 @@ async def test_micropython_takes_part(idle: Fleet) -> None:
 async def test_a_server_that_runs_is_used(fleet: Fleet) -> None:
     found = await report(fleet, "--seconds", "1")
     assert found["server"] is None and found["store"]["stored"] == found["sent"]
+
+
+async def test_what_cannot_be_had_is_said_before_devices_are_made(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, error = await run(fleet, "--storm-at", "1", "--storm", "kill", code=1)
     assert "this one is not the simulator's" in error
+    monkeypatch.setattr(boards, "micropythons", list)
+    done = CliRunner().invoke(cli, ["-C", str(fleet.folder), "sim", "--micropython", "1"])
+    assert done.exit_code == 1 and "no MicroPython 1.25 or newer in FLEETNET_" in done.output
+    assert not bundles_path(fleet.folder).exists()
+
+
+async def test_a_server_that_does_not_listen(idle: Fleet) -> None:
+    """It is about to end, or has only begun: whatever was sent to it would wait."""
+    began = time.monotonic()
+    with take_lock(idle.folder) as lock:
+        write_ports(lock, {"tls_port": idle.tls[1], "dtls_port": idle.dtls[1]})
+        _, error = await run(idle, "--devices", "1", code=1)
+    assert f"(pid {os.getpid()}, tls_port {idle.tls[1]}" in error
+    assert f"nobody answers on TCP port {idle.tls[1]} of localhost (Connection ref" in error
+    bundles = str(bundles_path(idle.folder))
+    server = f"127.0.0.1:{idle.tls[1]}"
+    _, error = await run(idle, "--server", server, "--bundles", bundles, code=1)
+    assert f"Error: nobody answers on TCP port {idle.tls[1]}" in error
+    assert time.monotonic() - began < 15
+
+
+async def test_the_ports_of_a_server_are_its_own_word(idle: Fleet) -> None:
+    """It may have been started with others than the settings name."""
+    server = OwnServer(idle.folder, {"PYTHONPATH": idle.environment()["PYTHONPATH"]})
+    await server.start()
+    try:
+        assert server.ready["tls_port"] != idle.tls[1]
+        found = await report(idle, "--seconds", "1")
+    finally:
+        await server.stop()
+    assert found["server"] is None and found["store"]["stored"] == found["sent"]
+
+
+async def test_its_server_ends_with_it(idle: Fleet) -> None:
+    process = await start(idle, "--seconds", "600")
+    try:
+        await until(lambda: has_ports(idle.folder), "its server runs")
+    finally:
+        process.kill()
+        await process.wait()
+    await until(lambda: not is_served(idle.folder), "its server has ended")
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.3, 0.6])
+async def test_ctrl_c_early_ends_it_as_cleanly(idle: Fleet, pause_s: float) -> None:
+    """While its server starts, while its processes start, and when devices have begun."""
+    process = await start(idle, "--seconds", "600", "--processes", "2")
+    ready = is_served if not pause_s else has_ports
+    await until(lambda: ready(idle.folder), "its server starts")
+    await asyncio.sleep(pause_s)
+    process.send_signal(signal.SIGINT)
+    out, error = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0 and not error, error.decode()
+    found = json.loads(out)
+    assert found["complete"] and found["done"] and found["seconds"] < 20
+    assert not is_served(idle.folder)
+
+
+async def test_a_device_that_has_not_begun_ends_without_a_word() -> None:
+    plan = Plan(seconds=60, rate=1)
+    unit = Unit(plan, schedule(plan, 0), {}, Meter())
+    task = unit.start()
+    unit.finish()
+    await task
+    assert unit.device is None
+
+
+def test_the_error_for_people_is_found_below_other_groups() -> None:
+    inner = ExceptionGroup("", [ValueError("x"), ExceptionGroup("", [ConfigError("that")])])
+    assert str(_config_error(ExceptionGroup("", [inner]))) == "that"
+    assert _config_error(ExceptionGroup("", [ValueError("x")])) is None
 
 
 async def test_a_server_that_is_elsewhere(fleet: Fleet, tmp_path: Path) -> None:
@@ -211,7 +315,8 @@ async def test_readings_that_do_not_arrive_are_an_error(fleet: Fleet) -> None:
     out, _ = await run(fleet, *arguments, code=1)
     found = json.loads(out)
     assert found["done"] and not found["complete"] and found["errors"] == ["Rejected"]
-    assert found["store"] == {"stored": 1, "lost": 1, "twice": 0, "kept": 0}
+    assert found["store"] == {"stored": 1, "lost": 0, "twice": 0, "kept": 0}
+    assert found["waiting"] == 1  # it was never sent: nothing is lost of what was
     assert found["seconds"] < 20
 
 

@@ -29,8 +29,12 @@ def test_the_environment_wins_over_the_file(
     [
         ("tls_prot = 1", "unknown key 'tls_prot'; did you mean 'tls_port'"),
         ("[server]\nport = 1", "unknown key 'server'"),
-        ("tls_port = 70000", "tls_port: Input should be less than or equal to 65535, not 70000"),
-        ("tls_port = 'x'", "fleetnet.toml: tls_port"),
+        ("tls_port = 70000", "tls_port has to be 65535 at most, not 70000"),
+        ("tls_port = 'x'", "fleetnet.toml: tls_port has to be a whole number, not 'x'"),
+        ("tls_port = -1", "tls_port has to be 0 at least, not -1"),
+        ("host = 5", "host has to be text in quotation marks, not 5"),
+        ("store = ''", "store must not be empty, not ''"),
+        ("commit_interval_ms = 'a'", "commit_interval_ms has to be a number, not 'a'"),
         ("tls_port = ", "cannot be read"),
     ],
 )

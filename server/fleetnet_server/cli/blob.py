@@ -17,7 +17,7 @@ from fleetnet_server.cli.output import (
     print_table,
 )
 from fleetnet_server.config import load_settings
-from fleetnet_server.errors import StoreError
+from fleetnet_server.errors import FolderError, StoreError
 from fleetnet_server.store.blobs import StoredBlob, find_blob, list_blobs
 
 # IANA CoAP content formats that devices use (RFC 7252 section 12.3 and its registry).
@@ -32,14 +32,15 @@ def blob() -> None:
 @blob.command("list")
 @click.option("--device", shell_complete=complete_device, help="Only this device.")
 @click.option("--name", help="Only blobs of this name.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most this many, the newest.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True,
+              help="At most this many, the newest.")
 @json_lines_option("a blob")
 @click.pass_obj
 def list_command(
-    folder: Path, device: str | None, name: str | None, limit: int | None, as_json: bool
+    folder: Path, device: str | None, name: str | None, limit: int, as_json: bool
 ) -> None:
-    """Print blobs, the newest first."""
-    found = list_blobs(load_settings(folder).store_path(folder), device, name, limit)
+    """Print the newest blobs, the newest last."""
+    found = list_blobs(load_settings(folder).store_path(folder), device, name, limit)[::-1]
     if as_json:
         print_json_lines(one._asdict() for one in found)
         return
@@ -62,9 +63,12 @@ def _row(one: StoredBlob) -> tuple[str, ...]:
 @blob.command("get")
 @click.argument("blob_id", type=click.IntRange(min=1), metavar="ID")
 @click.argument("target", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--overwrite", is_flag=True, help="TARGET may exist: replace it.")
 @json_option
 @click.pass_obj
-def get_command(folder: Path, blob_id: int, target: Path, as_json: bool) -> None:
+def get_command(
+    folder: Path, blob_id: int, target: Path, overwrite: bool, as_json: bool
+) -> None:
     """Copy the content of blob ID to the file TARGET, or to standard output for `-`."""
     one = find_blob(load_settings(folder).store_path(folder), blob_id)
     source = folder / "blobs" / one.path
@@ -73,8 +77,13 @@ def get_command(folder: Path, blob_id: int, target: Path, as_json: bool) -> None
             with source.open("rb") as content:
                 shutil.copyfileobj(content, sys.stdout.buffer)
         else:
-            shutil.copyfile(source, target)
+            with source.open("rb") as content, target.open("wb" if overwrite else "xb") as copy:
+                shutil.copyfileobj(content, copy)
             text = f"{target}: {one.size} B, {flat(one.name)} of {one.device}."
             print_result(as_json, {"file": str(target), **one._asdict()}, text)
+    except FileExistsError as error:
+        raise FolderError(
+            f"{target} exists and was left alone: --overwrite, or name another file"
+        ) from error
     except FileNotFoundError as error:
         raise StoreError(f"blob {blob_id}: {error.filename} is missing") from error

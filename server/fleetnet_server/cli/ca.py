@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 
 from fleetnet.errors import CredentialError
 from fleetnet_server.cli.actor import actor
-from fleetnet_server.cli.init import create_credentials, server_hosts
+from fleetnet_server.cli.init import create_credentials, refuse_registered, server_hosts
 from fleetnet_server.cli.output import flat, json_option, print_json, print_result
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import FolderError
@@ -21,16 +21,17 @@ from fleetnet_server.identity.authority import DEFAULT_NAME, Authority
 from fleetnet_server.identity.constraints import permitted
 from fleetnet_server.identity.files import PUBLIC, make_private_folder, replace_file
 from fleetnet_server.identity.generations import (
-    LEDGER,
     Generation,
     Ledger,
+    has_authority,
     write_generation,
     write_ledger,
 )
-from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.identity.server_keys import ServerKeys, refuse_existing
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.expiry import devices_with_marks
 from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.wording import counted
 
 # How many devices a refusal names before it counts the rest.
 _NAMED = 20
@@ -70,6 +71,7 @@ def ca() -> None:
 @_permit_option
 @_offline_option
 @click.option("--flat", is_flag=True, help="One CA, no issuing CA below it: for hubs.")
+@click.option("--force", is_flag=True, help="Even if devices are registered: see below.")
 @json_option
 @click.pass_obj
 def init_command(
@@ -79,11 +81,18 @@ def init_command(
     permit: tuple[str, ...],
     offline_root: Path | None,
     flat: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
-    """Make the CA of a fleet that has none (`fleetnet init --no-ca`), and the server's pair."""
+    """Make the CA of a fleet that has none (`fleetnet init --no-ca`), and the server's pair.
+
+    Refused while devices are registered: they trust another root, and each would need a new
+    bundle. --force goes on, for devices that have pre-shared keys only.
+    """
     settings = load_settings(folder)
     _refuse_second(folder)
+    if not force:
+        refuse_registered(folder, settings)
     if flat and offline_root:
         raise click.UsageError("--flat has one key, which signs devices: it cannot be offline")
     create_credentials(
@@ -195,7 +204,8 @@ def import_command(
     if key is None:
         number = rollover.accept(folder, root_pair, pair).ledger.accepted[-1]
         said = f"CA {number} is accepted: its devices come in once they are registered."
-    elif not _has_ca(folder):
+    elif not has_authority(folder):
+        refuse_existing(folder)
         if not (folder / "ca").exists():
             make_private_folder(folder / "ca")
         number = write_generation(folder, root_pair, pair).number
@@ -260,12 +270,8 @@ def _content(path: Path | None) -> bytes | None:
     return None if path is None else path.read_bytes()
 
 
-def _has_ca(folder: Path) -> bool:
-    return (folder / "ca" / LEDGER).exists() or (folder / "ca" / "ca.der").exists()
-
-
 def _refuse_second(folder: Path) -> None:
-    if _has_ca(folder):
+    if has_authority(folder):
         raise FolderError(
             f"{folder} has a CA already, which was left alone: `fleetnet ca rotate` replaces it"
         )
@@ -278,7 +284,7 @@ def _refuse_lagging(folder: Path, store: SqliteStore) -> None:
     names = ", ".join(waiting[:_NAMED])
     more = f" and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""
     raise CredentialError(
-        f"this would cut off {len(waiting)} devices that have not taken the new CA: {names}{more}. "
+        f"this would cut off {counted(len(waiting), 'device')} without the new CA: {names}{more}. "
         "Leave the server running until they have been online, or disable them; --force goes on"
     )
 
@@ -361,7 +367,8 @@ def _print(document: dict[str, Any]) -> None:
     if document["phase"] != rollover.SETTLED:
         waiting = document["devices_not_yet"]
         names = ": " + ", ".join(waiting[:_NAMED]) if waiting else ""
-        click.echo(f"Not yet on the new CA: {len(waiting)} of {document['devices']} devices{names}")
+        every = counted(document["devices"], "device")
+        click.echo(f"Not yet on the new CA: {len(waiting)} of {every}{names}")
     for one in document["generations"]:
         does = []
         if one["number"] == document["issuing"]:

@@ -21,9 +21,11 @@ from fleetnet_server.identity.files import (
     write_new_file,
 )
 from fleetnet_server.identity.names import check_device_name
+from fleetnet_server.identity.registry import Device
 from fleetnet_server.store.claims import ClaimTable, make_token
 from fleetnet_server.store.identities import IdentityTable
 from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.standing import VALID, WITHOUT, remedy
 
 _DAY_MS = 86_400_000
 
@@ -63,8 +65,12 @@ def claim(folder: Path, name: str, days: float, transport: str, as_json: bool) -
     with SqliteStore(settings.store_path(folder)) as store:
         _refuse_other_bundle(folder / "devices" / name)
         device = store.lookup(name) or store.add_device(name, actor())
+        works = store.registry.credential(device.id) == VALID
         ClaimTable(store).open(device.id, token, expires_ms, actor())
         bundle = _make_bundle(folder, settings, name, transport, token)
+    if works:
+        text = f"Note: {name} can come in already: what uses this claim takes its place, and its"
+        click.echo(f"{text} certificates and keys of now are refused from then on.", err=True)
     if as_json:
         shown = {"name": name, "token": token, "expires_ms": expires_ms, "bundle": str(bundle)}
         print_json(shown)
@@ -93,11 +99,24 @@ def renew(folder: Path, names: tuple[str, ...], is_all: bool, as_json: bool) -> 
             if device is None:
                 raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
         devices = [device for device in found if device is not None]
+        _say_who_cannot(store, devices)
         IdentityTable(store).ask(devices, actor())
     if as_json:
         print_json({"asked": [device.name for device in devices]})
     else:
         click.echo(f"{len(devices)} asked: `fleetnet audit --follow` shows how it goes.")
+
+
+def _say_who_cannot(store: SqliteStore, devices: list[Device]) -> None:
+    """It goes over a session: whoever gets none would wait for ever."""
+    for device in devices:
+        has = store.registry.credential(device.id)
+        if has in WITHOUT:
+            click.echo(
+                f"Note: the certificate of {device.name} is {has}: TLS lets it in no more, so it "
+                f"cannot be renewed; {remedy(device.name)}.",
+                err=True,
+            )
 
 
 def _refuse_other_bundle(bundle: Path) -> None:

@@ -29,6 +29,7 @@ from fleetnet_server.core.command_ports import Command, value_of
 from fleetnet_server.errors import CommandError, CommandTimeout, NotAllowed
 from fleetnet_server.identity.policy import load_policy
 from fleetnet_server.identity.registry import Device
+from fleetnet_server.served import is_surely_idle
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.commands import CommandTable
 from fleetnet_server.store.sqlite import SqliteStore
@@ -76,6 +77,10 @@ def call(
             command_id = table.add(found.id, name, arguments, expires_ms, issuer=actor())
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="NAME ARGS_JSON") from error
+        if is_surely_idle(folder):
+            click.echo(
+                f"No server runs on {folder}: the command waits for `fleetnet serve`.", err=True
+            )
         command = _wait(table, command_id, wait_s or 0.0, expires_s is None)
     if as_json:
         print_json(_as_dict(command))
@@ -148,12 +153,18 @@ def _arguments(text: str | None) -> Any:
 def _wait(table: CommandTable, command_id: str, wait_s: float, is_now: bool) -> Command:
     """Return the command when it has ended, or as it is after ``wait_s``."""
     deadline = time.monotonic() + wait_s + (_GRACE_S if is_now and wait_s else 0.0)
-    while True:
-        command = table.get(command_id)
-        assert command is not None
-        if command.ended_ms is not None or time.monotonic() >= deadline:
-            return command
-        time.sleep(_POLL_S)
+    try:
+        while True:
+            command = table.get(command_id)
+            assert command is not None
+            if command.ended_ms is not None or time.monotonic() >= deadline:
+                return command
+            time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        raise CommandTimeout(
+            "interrupted: the device may get the command all the same; "
+            f"`fleetnet commands --id {command_id}` shows what becomes of it"
+        ) from None
 
 
 def _value_text(command: Command) -> str:

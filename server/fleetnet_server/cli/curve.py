@@ -8,10 +8,12 @@ number of readings or on the span.
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from fleetnet_server.store.query import Reading
+from fleetnet_server.store.ordering import Reading
+from fleetnet_server.store.summaries import StoredSum
 
 _MOST = 2048
 _YEAR_10000_MS = 253_402_300_800_000  # what no calendar of Python's shows
+_MOST_NUMBER = 1e300  # of larger ones sums are infinite
 
 
 class Bucket(NamedTuple):
@@ -40,25 +42,37 @@ class Curve:
         self.count = 0
         self.skipped = 0
 
-    def add_all(self, readings: Iterable[Reading]) -> "Curve":
-        """Take readings; truth values count as 0 and 1."""
-        for reading in readings:
-            self.add(reading.unix_ms, reading.value)
+    def add_all(self, found: Iterable[Reading | StoredSum]) -> "Curve":
+        """Take readings, and at its middle what is kept of some; truth values are 0 and 1."""
+        for one in found:
+            if isinstance(one, StoredSum):
+                self.add_sum(one)
+            else:
+                self.add(one.unix_ms, one.value)
         return self
+
+    def add_sum(self, one: StoredSum) -> None:
+        """Take what retention kept of a minute or an hour."""
+        middle = one.unix_ms + one.length_ms // 2
+        if middle >= _YEAR_10000_MS or max(abs(one.low), abs(one.high)) >= _MOST_NUMBER:
+            self.skipped += one.count
+            return
+        self._take(Bucket(middle, one.low, one.mean, one.high, one.count))
 
     def add(self, unix_ms: int | None, value: Any) -> None:
         """Take one reading."""
-        is_number = isinstance(value, int | float) and abs(value) < 1e300
+        is_number = isinstance(value, int | float) and abs(value) < _MOST_NUMBER
         if unix_ms is None or unix_ms >= _YEAR_10000_MS or not is_number:
             self.skipped += 1
             return
         number = float(value)
+        self._take(Bucket(unix_ms, number, number, number, 1))
+
+    def _take(self, one: Bucket) -> None:
         if not self.count:
-            self._origin_ms = unix_ms
-        self.count += 1
-        self._put((unix_ms - self._origin_ms) // self._width_ms, Bucket(
-            unix_ms, number, number, number, 1
-        ))  # fmt: skip
+            self._origin_ms = one.unix_ms
+        self.count += one.number
+        self._put((one.unix_ms - self._origin_ms) // self._width_ms, one)
         while len(self._buckets) > self._most:
             self._halve()
 

@@ -26,6 +26,9 @@ def demo(seconds: int, rate: int, devices: int, keep: Path | None, as_json: bool
 
     Exits with 1 when sent, acknowledged and stored differ for any device. Ctrl-C ends it
     early and cleanly; the comparison is made all the same.
+
+    MicroPython is looked for in FLEETNET_MICROPYTHON (programs, separated by colons), on PATH, and
+    in .tools of the working directory and of fleetnet's checkout, where `make demo` puts it.
     """
     run = Demo(seconds, rate, devices, keep)
     console = Console(stderr=as_json)
@@ -65,19 +68,24 @@ async def _show(run: Demo, console: Console) -> bool:
 def _table(run: Demo, final: bool, elapsed: float = 0.0) -> Table:
     title = f"fleetnet demo: {run.ports}"
     if not final:
-        title += f", {elapsed:.0f} of {run.seconds} s, Ctrl-C ends it"
-    table = Table(title=title)
-    for heading in ("device", "link", "firmware", "state"):
-        table.add_column(heading)
-    for heading in ("sent", "acknowledged", "stored") if final else ("sent", "acknowledged"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+        title += f", {elapsed:.0f} of {run.seconds} s (Ctrl-C)"
+    table = Table(title=title, min_width=len(title) + 2)
+    # Eighty columns hold it: what went wrong stands below the table.
+    for heading in ("device", "link", "MicroPython", "state"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("sent", "acked", "stored") if final else ("sent", "acked"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if final:
+        table.add_column("", no_wrap=True)
     for device in run.devices:
         state = "done" if device.report.get("done") else device.report.get("state", "starting")
-        cells = [device.name, device.transport, device.firmware, state]
+        version = device.firmware.removeprefix("MicroPython ")
+        cells = [device.name, device.transport, version, state]
         cells += [str(device.sent), str(device.acknowledged)]
         if final:
-            cells.append(str(device.stored))
-        note = device.report.get("error", "")
-        table.add_row(*cells, ("agrees" if device.agrees else f"differs {note}") if final else note)
+            cells += [str(device.stored), "agrees" if device.agrees else "differs"]
+        table.add_row(*cells)
+    errors = [f"{d.name}: {d.report['error']}" for d in run.devices if d.report.get("error")]
+    if errors:
+        table.caption = "\n".join(errors)
     return table

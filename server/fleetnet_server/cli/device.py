@@ -33,7 +33,7 @@ from fleetnet_server.identity.files import (
 )
 from fleetnet_server.identity.names import check_device_name
 from fleetnet_server.store.identities import note_bundle
-from fleetnet_server.store.registry import PROGRAM
+from fleetnet_server.store.registry import PROGRAM, TAKEN
 from fleetnet_server.store.sqlite import SqliteStore
 
 
@@ -102,7 +102,7 @@ def add_device(
     """
     check_device_name(name)
     if store.lookup(name) is not None:
-        raise StoreError(f"device {name!r} is already registered: choose another name")
+        raise StoreError(f"device {name!r} is already registered: {TAKEN}")
     bundle = folder / "devices" / name
     if bundle.exists():
         raise FolderError(f"{bundle} exists but its device is not registered: remove it first")

@@ -18,9 +18,12 @@ from fleetnet_server.cli.output import (
     print_json,
     progress,
 )
+from fleetnet_server.cli.query import SUMMED_UP
 from fleetnet_server.cli.times import selection_options
 from fleetnet_server.config import load_settings
 from fleetnet_server.store.selection import Selection, device_names, select
+from fleetnet_server.store.summaries import has_sums
+from fleetnet_server.wording import counted
 
 # The bar moves after so many readings.
 _STEP = 5000
@@ -60,6 +63,8 @@ def export(
         "until_ms": until_ms, "complete": is_whole,
     }  # fmt: skip
     _report(document, as_json)
+    if has_sums(path, wanted):
+        click.echo(SUMMED_UP, err=True)
     if not is_whole:
         raise SystemExit(PARTLY)
 
@@ -108,12 +113,11 @@ def _report(document: dict[str, Any], as_json: bool) -> None:
     if as_json and not is_err:
         print_json(document)
         return
-    text = f"{document['readings']} readings."
-    if not is_err:
-        text = f"{document['file']}: {text}"
+    readings = counted(document["readings"], "reading")
+    text = f"{readings}." if is_err else f"{document['file']}: {readings}."
     if not document["complete"]:
         moment = format_time(document["until_ms"])
-        text = f"Interrupted after {document['readings']} readings; go on with --since {moment}"
+        text = f"Interrupted after {readings}; go on with --since {moment}"
     click.echo(text, err=is_err)
 
 

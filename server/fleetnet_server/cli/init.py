@@ -17,9 +17,11 @@ from fleetnet_server.identity.files import (
     move_folder_into_place,
     write_new_file,
 )
+from fleetnet_server.identity.generations import COPY_KEYS
 from fleetnet_server.identity.key_types import P256
-from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.identity.server_keys import ServerKeys, refuse_existing
 from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.wording import counted
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -115,12 +117,25 @@ def create_credentials(
     Raises:
         CredentialError, FolderError, OSError: as Authority.create and ServerKeys.create.
     """
+    refuse_existing(folder)
     authority = Authority.create(
         folder, name=name, key_type=key_type, permit=(*hosts, *permit),
         root_key_file=root_key_file, is_flat=is_flat,
     )  # fmt: skip
     ServerKeys.create(folder, authority, server_hosts(hosts), lifetime)
     return authority
+
+
+def refuse_registered(folder: Path, settings: Settings) -> None:
+    """Make no CA beside devices that trust another one. Raises FolderError."""
+    with SqliteStore(settings.store_path(folder)) as store:
+        count = len(store.devices())
+    if count:
+        raise FolderError(
+            f"{folder} has {counted(count, 'registered device')}, of another CA: {COPY_KEYS}. A "
+            "new CA would lock out every device that has a certificate; --force makes one all the "
+            "same"
+        )
 
 
 def server_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:

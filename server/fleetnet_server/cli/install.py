@@ -13,6 +13,7 @@ import click
 
 from fleetnet_server.cli.output import json_option, print_json, print_table
 from fleetnet_server.errors import FolderError
+from fleetnet_server.wording import counted
 
 if TYPE_CHECKING:
     from fleetnet_server.provision.board import Board, Facts
@@ -92,7 +93,8 @@ def package(
     if as_json:
         print_json({"index": str(index), "files": count, "url": base, "version": version})
         return
-    click.echo(f"{index} written, with {count} files. On the board: mip.install('{base}/')")
+    many = counted(count, "file")
+    click.echo(f"{index} written, with {many}. On the board: mip.install('{base}/')")
 
 
 # -- what is installed -------------------------------------------------------------------
@@ -245,8 +247,8 @@ def _print_report(report: "Report") -> None:
         ("port", report.port),
         ("firmware", report.firmware),
         ("library", report.version),
-        ("sent", f"{len(report.sent)} files, {report.sent_bytes} B"),
-        ("unchanged", f"{report.unchanged} files, {report.copied} copied on the board"),
+        ("sent", f"{counted(len(report.sent), 'file')}, {report.sent_bytes} B"),
+        ("unchanged", f"{counted(report.unchanged, 'file')}, {report.copied} copied on the board"),
         ("clock", report.clock),
         *(("note", note) for note in report.notes),
     ]

@@ -127,6 +127,8 @@ class LazyGroup(click.Group):
             raise _explain_missing(error, ctx.invoked_subcommand or "") from error
         except click.exceptions.Exit:
             raise
+        except KeyboardInterrupt:
+            raise click.ClickException("interrupted: it is not done") from None
         except Exception as error:
             # Imported here: the help must not need the shared library's own imports.
             from fleetnet.errors import FleetError
@@ -147,7 +149,7 @@ def _explain_missing(error: ModuleNotFoundError, command: str) -> Exception:
         return error
     return click.ClickException(
         f"`fleetnet {command}` needs {module}, which is not installed: "
-        f"pip install 'fleetnet[{_EXTRA_OF[module]}]'"
+        f"pip install 'fleetnet[{_EXTRA_OF[module]}]' (in a checkout '.[{_EXTRA_OF[module]}]')"
     )
 
 

@@ -15,7 +15,9 @@ from fleetnet_server.cli.output import flat, json_option, no_color, print_json
 from fleetnet_server.cli.times import since_option, until_option
 from fleetnet_server.config import load_settings
 from fleetnet_server.errors import FolderError, StoreError
-from fleetnet_server.store.query import query
+from fleetnet_server.store.selection import Selection, is_pattern
+from fleetnet_server.store.summaries import stored
+from fleetnet_server.wording import counted
 
 _ENDINGS = (".png", ".svg", ".pdf")
 
@@ -38,22 +40,27 @@ def plot(
 ) -> None:  # fmt: skip
     """Draw the numbers of CHANNEL of DEVICE over time.
 
-    However many there are, least, mean and greatest of at most 2,048 spans of time are kept.
+    However many there are, least, mean and greatest of at most 2,048 spans of time are kept. The
+    minutes and hours that retention.toml keeps are drawn as well.
     """
     if picture is not None and picture.suffix.lower() not in _ENDINGS:
         raise click.BadParameter(f"{picture}: its name has to end with .png", param_hint="--png")
     path = load_settings(folder).store_path(folder)
-    end_ms = None if until_ms is None else until_ms - 1
-    curve = Curve().add_all(query(path, device, channel, since_ms, end_ms))
+    if is_pattern(device):
+        raise StoreError(f"device {device!r} is not registered: one device's curve, no pattern")
+    wanted = Selection((device,), (channel,), since_ms, until_ms)
+    # A name may be what a pattern looks like.
+    curve = Curve().add_all(one for one in stored(path, wanted) if one.channel == channel)
     if not curve.count:
-        why = f", but {curve.skipped} readings without number or date" if curve.skipped else ""
+        without = counted(curve.skipped, "reading")
+        why = f", but {without} without number or date" if curve.skipped else ""
         raise StoreError(f"no numbers of {channel!r} from {device!r} there{why}: see `query`")
     if picture is not None:
         _draw_file(picture, curve, f"{device} {flat(channel)}")
     if as_json:
         print_json(_document(device, channel, curve, picture))
     elif picture is not None:
-        click.echo(f"{picture}: {curve.count} readings.")
+        click.echo(f"{picture}: {counted(curve.count, 'reading')}.")
     else:
         _print(device, channel, curve, width, height)
 
@@ -75,7 +82,7 @@ def _document(device: str, channel: str, curve: Curve, picture: Path | None) -> 
 
 def _print(device: str, channel: str, curve: Curve, width: int | None, height: int) -> None:
     skipped = f", {curve.skipped} skipped" if curve.skipped else ""
-    click.echo(f"{device} {flat(channel)}: {curve.count} readings{skipped}")
+    click.echo(f"{device} {flat(channel)}: {counted(curve.count, 'reading')}{skipped}")
     columns = width or shutil.get_terminal_size().columns
     # click.style's colours are taken away by click where the output is no terminal.
     colour = None if no_color() else "cyan"

@@ -1,7 +1,7 @@
 """`fleetnet query`: stored readings in order of time, or what they were by the minute or hour."""
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import click
@@ -18,7 +18,12 @@ from fleetnet_server.cli.times import selection_options
 from fleetnet_server.config import load_settings
 from fleetnet_server.store.query import Reading
 from fleetnet_server.store.selection import Selection, select
-from fleetnet_server.store.summaries import SeriesSummary, summarize_all
+from fleetnet_server.store.summaries import SeriesSummary, has_sums, summarize_all
+
+SUMMED_UP = (
+    "Some of these times are summed up (retention.toml): `fleetnet query --every 1m`, or 1h,"
+    " has their numbers."
+)
 
 
 @click.command()
@@ -41,13 +46,19 @@ def query(
     wanted = Selection(devices, channels, since_ms, until_ms)
     if step_s is not None:
         steps = summarize_all(path, wanted, max(1, round(step_s * 1000)))
-        _print_steps(islice(steps, limit), as_json)
+        first = list(islice(steps, 1))
+        _print_steps(islice(chain(first, steps), limit), as_json)
+        if not first and any(True for _one in select(path, wanted, 1)):
+            click.echo("No numbers with a date there, which --every sums up: see it without.",
+                       err=True)  # fmt: skip
         return
     found = select(path, wanted, limit)
     if as_json:
         print_json_lines(reading._asdict() for reading in found)
-        return
-    print_table(("TIME", "DEVICE", "CHANNEL", "VALUE"), _rows(found))
+    else:
+        print_table(("TIME", "DEVICE", "CHANNEL", "VALUE"), _rows(found))
+    if has_sums(path, wanted):
+        click.echo(SUMMED_UP, err=True)
 
 
 def _print_steps(found: Iterable[SeriesSummary], as_json: bool) -> None:

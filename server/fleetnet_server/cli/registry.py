@@ -34,6 +34,7 @@ from fleetnet_server.identity.registry import (
 )
 from fleetnet_server.store.registry import REASONS, Certificate
 from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.standing import NONE, WITHOUT, remedy
 
 
 class Pair(click.ParamType[tuple[str, str]]):
@@ -60,7 +61,10 @@ def list_devices(
     folder: Path, group: str | None, labels: tuple[tuple[str, str], ...], state: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """List the registered devices by name: state, group, labels, expiry, newest message."""
+    """List the registered devices by name: state, group, labels, expiry, newest message.
+
+    The store does not know who is online: the running server does (dashboard, GET /devices).
+    """
     with SqliteStore(load_settings(folder).store_path(folder)) as store:
         found = [
             _describe(store, device)
@@ -76,7 +80,7 @@ def list_devices(
         ("NAME", "STATE", "GROUP", "LABELS", "EXPIRES", "LAST MESSAGE"),
         [
             (
-                one["name"], one["state"], one["group"], _label_text(one["labels"]),
+                one["name"], _state_text(one), one["group"], _label_text(one["labels"]),
                 _time_or_dash(one["expires_ms"]), _time_or_dash(one["last_message_ms"]),
             )
             for one in found
@@ -89,7 +93,10 @@ def list_devices(
 @json_option
 @click.pass_obj
 def show(folder: Path, name: str, as_json: bool) -> None:
-    """Show device NAME and its certificates."""
+    """Show device NAME and its certificates.
+
+    Whether it is online, over what and from where: the dashboard, or GET /devices/NAME.
+    """
     with SqliteStore(load_settings(folder).store_path(folder)) as store:
         device = store.lookup(name)
         if device is None:
@@ -100,7 +107,7 @@ def show(folder: Path, name: str, as_json: bool) -> None:
         print_json(found | {"certificates": [_certificate(one) for one in certificates]})
         return
     for key, value in (
-        ("name", name), ("state", device.state), ("group", device.group),
+        ("name", name), ("state", _state_text(found)), ("group", device.group),
         ("labels", _label_text(device.labels) or "-"),
         ("last message", _time_or_dash(found["last_message_ms"])),
     ):  # fmt: skip
@@ -148,7 +155,13 @@ def enable(folder: Path, name: str, as_json: bool) -> None:
     """Accept device NAME, again or out of quarantine."""
     with SqliteStore(load_settings(folder).store_path(folder)) as store:
         store.registry.set_enabled(name, True, actor())
-    print_result(as_json, {"name": name, "state": ENABLED}, f"Device {name} enabled.")
+        device = store.lookup(name)
+        has = NONE if device is None else store.registry.credential(device.id)
+    text = f"Device {name} enabled."
+    if has in WITHOUT:
+        text = f"Device {name} enabled, but it cannot come in, its certificate is {has}: "
+        text += f"{remedy(name)}."
+    print_result(as_json, {"name": name, "state": ENABLED, "credential": has}, text)
 
 
 @click.command()
@@ -186,6 +199,7 @@ def revoke(folder: Path, name: str, reason: str, as_json: bool) -> None:
         print_json({"name": name, "revoked": revoked, "crl_problem": problem or None})
     elif revoked:
         click.echo(f"Device {name}: {len(revoked)} revoked: {', '.join(revoked)}.")
+        click.echo(f"To let it in again: {remedy(name)}.")
     else:
         click.echo(f"Device {name} has nothing left to revoke.")
     _exit_partly(problem)
@@ -256,7 +270,14 @@ def _describe(store: SqliteStore, device: Device) -> dict[str, Any]:
         "labels": dict(device.labels),
         "expires_ms": max(ends, default=None),
         "last_message_ms": store.registry.last_message_ms(device.id),
+        "credential": store.registry.credential(device.id),
     }
+
+
+def _state_text(described: dict[str, Any]) -> str:
+    """Who is enabled and has nothing valid does not come in: both are said."""
+    lacks = described["credential"] in WITHOUT
+    return f"{described['state']}, {described['credential']}" if lacks else described["state"]
 
 
 def _certificate(one: Certificate) -> dict[str, Any]:

@@ -52,7 +52,7 @@ async def _serve(folder: Path, settings: Settings, as_json: bool) -> None:
     manager = Manager()
     stopping = _on_stop()
     async with Backend(folder, settings) as backend:
-        ports = _ports(backend)
+        ports = backend.ports
         status = "devices on " + ", ".join(f"{key} {number}" for key, number in ports.items())
         _on_reload(backend, manager, status)
         # What start-up made stays; messages come and go without cycles, so the collector
@@ -101,15 +101,6 @@ def _on_reload(backend: Backend, manager: Manager, status: str) -> None:
         task.add_done_callback(tasks.discard)
 
     loop.add_signal_handler(signal.SIGHUP, start)
-
-
-def _ports(backend: Backend) -> dict[str, int]:
-    ports = {"tls_port": backend.tls_port, "dtls_port": backend.dtls_port}
-    if backend.settings.enrol_port:
-        ports["enrol_port"] = backend.settings.enrol_port
-    if backend.web_port:
-        ports["web_port"] = backend.web_port
-    return ports
 
 
 def _say_ready(ports: dict[str, int], as_json: bool) -> None:

@@ -51,8 +51,9 @@ def server_command(
     """
     settings = load_settings(folder)
     if not (folder / "server" / "key.der").exists():
+        Authority.load(folder)  # says what to do when that is missing as well
         raise CredentialError(
-            f"{folder / 'server'} holds no key yet: `fleetnet ca init`, or restore a backup"
+            f"{folder / 'server'} holds no key: copy server/ from where you keep the keys"
         )
     try:
         keys = _renew(folder, settings, hosts, change_key, force)

@@ -13,16 +13,17 @@ from rich.live import Live
 
 from fleetnet_server.cli.output import print_json, progress
 from fleetnet_server.config import Settings, load_settings
-from fleetnet_server.sim.bundles import make_bundles
+from fleetnet_server.served import is_served
+from fleetnet_server.sim.bundles import bundles_path, make_bundles
 from fleetnet_server.sim.faults import FAULTS
 from fleetnet_server.sim.plan import DAY_S, Plan
 from fleetnet_server.sim.report import document
-from fleetnet_server.sim.server import is_served
 from fleetnet_server.sim.shapes import SHAPES
 from fleetnet_server.sim.simulation import Order, Simulation
 from fleetnet_server.sim.storm import STORMS
 from fleetnet_server.sim.tables import final_tables, live_table
 from fleetnet_server.sim.wire import Address
+from fleetnet_server.wording import counted
 
 # Of the past a reading a minute is a usual amount; of the present one a second.
 _HISTORY_RATE, _RATE = 1 / 60, 1.0
@@ -44,7 +45,7 @@ _AFTER_STORM_S = 55.0
     "--micropython",
     default=0,
     type=click.IntRange(0, 200),
-    help="As many devices more, each in a MicroPython process.",
+    help="As many devices more, each in a MicroPython process (`fleetnet demo -h`: which).",
 )
 @click.option(
     "--seconds",
@@ -136,14 +137,16 @@ def sim(folder: Path, /, only_make: bool, as_json: bool, **options: Any) -> None
     server uses the fleet's folder, one is started for the run, on free ports of this machine.
     Exits with 1 when a reading is missing, or is stored twice.
     """
-    order = _order(folder, only_make, **options)
+    order = _order(folder, **options)
     if only_make:
+        _make_devices(order)
         if as_json:
             print_json({"bundles": str(order.bundles), "devices": options["devices"]})
         else:
-            click.echo(f"{order.bundles}: private keys of {options['devices']} devices.")
+            click.echo(f"{order.bundles}: private keys of {counted(options['devices'], 'device')}.")
         return
-    simulation = Simulation(order)
+    simulation = Simulation(order)  # it refuses before a device is registered
+    _make_devices(order)
     console = Console(stderr=as_json)
     asyncio.run(_show(simulation, console))
     simulation.compare()
@@ -155,7 +158,7 @@ def sim(folder: Path, /, only_make: bool, as_json: bool, **options: Any) -> None
     sys.exit(0 if found["complete"] else 1)
 
 
-def _order(folder: Path, only_make: bool, **options: Any) -> Order:
+def _order(folder: Path, **options: Any) -> Order:
     days = options["days"]
     if options["scale"] and not days:
         raise click.UsageError("--scale is for the past: say how much with --days")
@@ -181,13 +184,21 @@ def _order(folder: Path, only_make: bool, **options: Any) -> Order:
             bundles=options["bundles"], folder=None, settings=None, storm="power",
             address=_address(options["server"]), **common,
         )  # fmt: skip
-    count = options["devices"] + options["micropython"]
-    with progress("making devices") as advance:
-        made = make_bundles(
-            folder, settings, count, lambda n: advance(n / count, f"{n} of {count}")
-        )
     storm = options["storm"] or ("power" if is_served(folder) else "restart")
-    return Order(bundles=made, folder=folder, settings=settings, storm=storm, **common)
+    return Order(
+        bundles=bundles_path(folder), folder=folder, settings=settings, storm=storm, **common
+    )
+
+
+def _make_devices(order: Order) -> None:
+    """Register the devices, unless they were made elsewhere."""
+    if order.folder is None or order.settings is None:
+        return
+    count = order.devices + order.micropython
+    with progress("making devices") as advance:
+        make_bundles(
+            order.folder, order.settings, count, lambda n: advance(n / count, f"{n} of {count}")
+        )
 
 
 def _storm_at_s(options: dict[str, Any]) -> float | None:

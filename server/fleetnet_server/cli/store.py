@@ -15,11 +15,12 @@ from fleetnet_server.cli.output import (
     progress,
 )
 from fleetnet_server.config import load_settings
-from fleetnet_server.doctor.preflight import is_served
 from fleetnet_server.errors import FolderError
+from fleetnet_server.served import is_served
 from fleetnet_server.store.backup import make_backup
 from fleetnet_server.store.inventory import take_inventory
 from fleetnet_server.store.restore import restore_backup
+from fleetnet_server.wording import counted
 
 _MIB = 1 << 20
 
@@ -48,10 +49,11 @@ def show(folder: Path, as_json: bool) -> None:
         ("write-ahead log", f"{found.log_bytes / _MIB:.1f} MiB"),
         ("devices", f"{found.devices}"),
         ("messages", f"{found.messages} not compacted, {found.held} of them without a date"),
-        ("readings", f"{found.chunk_readings} in {found.chunks} chunks of {found.series} series"),
-        ("summed up", f"{found.minutes} minutes, {found.hours} hours"),
-        ("blobs", f"{found.blobs}, {found.blob_bytes / _MIB:.1f} MiB"),
-        ("retention ends", found.retention_error or f"{found.ending_readings} readings,"
+        ("readings", f"{found.chunk_readings} in {counted(found.chunks, 'chunk')} of"
+         f" {found.series} series"),
+        ("summed up", f"{counted(found.minutes, 'minute')}, {counted(found.hours, 'hour')}"),
+        ("blobs", f"{found.blobs}; {found.blob_bytes / _MIB:.1f} MiB, the same content once"),
+        ("retention ends", found.retention_error or f"{counted(found.ending_readings, 'reading')},"
          f" {found.ending_blob_bytes / _MIB:.1f} MiB of blobs"),
     ]  # fmt: skip
     if found.restored_ms is not None:
@@ -75,11 +77,11 @@ def backup(folder: Path, target: Path, with_keys: bool, as_json: bool) -> None:
     path = load_settings(folder).store_path(folder)
     with progress("backing up") as advance:
         made = make_backup(folder, path, target, with_keys, advance)
-    text = f"{target}: {made.bytes / _MIB:.1f} MiB, {made.blobs} blobs, "
-    text += "with the keys." if with_keys else "without keys: keep ca/, server/, secret.key too."
+    text = f"{target}: {made.bytes / _MIB:.1f} MiB, {counted(made.blobs, 'blob')}, "
+    text += "with the keys." if with_keys else f"without keys: keep {_keys_of(folder)} too."
     print_result(as_json, {"file": str(target), **made._asdict(), "with_keys": with_keys}, text)
     if made.lost_blobs:
-        click.echo(f"{made.lost_blobs} blobs were removed by a quota meanwhile.", err=True)
+        click.echo(f"A quota removed {counted(made.lost_blobs, 'blob')} meanwhile.", err=True)
 
 
 @store.command()
@@ -97,11 +99,20 @@ def restore(folder: Path, source: Path, as_json: bool) -> None:
     with progress("restoring") as advance:
         found = restore_backup(source, folder, actor(), advance)
     moment = format_time(found.made_ms)
-    text = f"{folder}: {found.files} files as of {moment}."
+    text = f"{folder}: {counted(found.files, 'file')} as of {moment}."
     print_result(as_json, {"folder": str(folder), **found._asdict()}, text)
     click.echo(
         f"Revoke, remove and disable again what was since {moment}: devices, certificates, tokens.",
         err=True,
     )
     if not found.has_keys:
-        click.echo(f"No keys were in it: copy ca/, server/ and secret.key to {folder}.", err=True)
+        click.echo(
+            f"No keys were in it: copy ca/ and server/ to {folder}, and secret.key if there was"
+            " one (of pre-shared keys).",
+            err=True,
+        )
+
+
+def _keys_of(folder: Path) -> str:
+    # Only a fleet with pre-shared keys has the third.
+    return "ca/, server/, secret.key" if (folder / "secret.key").exists() else "ca/ and server/"

@@ -14,6 +14,7 @@ from fleetnet_server.cli.output import (
 )
 from fleetnet_server.cli.times import names_options
 from fleetnet_server.config import load_settings
+from fleetnet_server.served import is_surely_idle
 from fleetnet_server.store.following import follow
 from fleetnet_server.store.selection import device_names, is_pattern, matches
 
@@ -29,14 +30,19 @@ def tail(
 ) -> None:  # fmt: skip
     """Print readings as they become durable, until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):
-        _follow(load_settings(folder).store_path(folder), devices, channels, from_start, as_json)
+        _follow(folder, devices, channels, from_start, as_json)
 
 
 def _follow(
-    path: Path, devices: tuple[str, ...], channels: tuple[str, ...], from_start: bool,
+    folder: Path, devices: tuple[str, ...], channels: tuple[str, ...], from_start: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
+    path = load_settings(folder).store_path(folder)
     device_names(path, devices)  # a misspelt one would be waited for in vain
+    if is_surely_idle(folder):
+        click.echo(
+            f"No server runs on {folder}: nothing new comes until `fleetnet serve` does.", err=True
+        )
     one = devices[0] if len(devices) == 1 and not is_pattern(devices[0]) else None
     for reading in follow(path, 0 if from_start else None, device=one):
         if not matches(reading.device, devices) or not matches(reading.channel, channels):

@@ -8,7 +8,7 @@ import structlog
 
 from fleetnet import errors
 from fleetnet import frame as wire
-from fleetnet.errors import FleetError
+from fleetnet.errors import FleetError, TrustError
 from fleetnet.events import Gap
 from fleetnet.handshake import Hello
 from fleetnet.limits import WINDOW
@@ -26,7 +26,7 @@ from fleetnet_server.core.router import Router
 from fleetnet_server.core.services import Services
 from fleetnet_server.core.timers import Timers
 from fleetnet_server.core.transport import NOBODY, LinkHandler, Transport
-from fleetnet_server.errors import StoreUnavailable
+from fleetnet_server.errors import IdentityError, StoreUnavailable
 from fleetnet_server.identity.authenticate import (
     Authenticated,
     LinkIdentity,
@@ -37,6 +37,7 @@ from fleetnet_server.identity.authenticate import (
     is_revoked_elsewhere,
     judge,
 )
+from fleetnet_server.identity.certificate import device_name
 from fleetnet_server.identity.crl import issuer_hash
 from fleetnet_server.identity.policy import Policy
 from fleetnet_server.identity.registry import Registry
@@ -132,9 +133,9 @@ class Sessions:
         return Peer(self, transport, who, certificate)
 
     def handshake_refused(self, kind: str, address: tuple[str, int], error: FleetError) -> None:
-        """Log a TLS or DTLS handshake that failed."""
+        """Log a TLS or DTLS handshake that failed; the same again once a minute, with a count."""
         self.presence.handshake_refused(kind, error)
-        _log.warning("handshake refused", link=kind, address=address[0], reason=str(error))
+        name = _named(error)
         if self.audit is not None:
             # The address is the actor; its port, which an error may name, is another each time.
             reason = str(error).replace(f"{address[0]}:{address[1]}", address[0])
@@ -142,7 +143,12 @@ class Sessions:
             reason, strange, _ = reason.partition(_STRANGER)
             reason += strange
             detail = {"link": kind, "reason": reason}
-            self.audit.note_repeated(address[0], "handshake-refused", None, detail)
+            if not self.audit.note_repeated(address[0], "handshake-refused", name, detail):
+                return
+        known = {"device": name} if name else {}
+        _log.warning(
+            "handshake refused", **known, link=kind, address=address[0], reason=str(error)
+        )
 
     def address_limited(self, network: str) -> None:
         """Log an address whose handshakes are not even begun, as it comes too often."""
@@ -382,3 +388,13 @@ class Sessions:
         for task in list(self._tasks):
             task.cancel()
         self.timers.close()
+
+
+def _named(error: FleetError) -> str | None:
+    """Whose certificate was out of date; None: nobody was proved."""
+    if not isinstance(error, TrustError) or not error.certificate:
+        return None
+    try:
+        return device_name(error.certificate)
+    except IdentityError:
+        return None

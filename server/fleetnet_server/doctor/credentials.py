@@ -18,7 +18,7 @@ from fleetnet_server.identity.inspecting import device_of, text_of
 
 _SLOT_NUMBER, _SLOT_CERTIFICATE, _SLOT_ANCHORS = 2, 3, 5
 
-_NEW = "make it again: `fleetnet device add NAME`, or `fleetnet device claim NAME`"
+_NEW = "make it again: `fleetnet device add NAME --again`"
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "name": str, "host": str, "tls_port": int, "dtls_port": int,
 }  # fmt: skip

@@ -1,7 +1,6 @@
 """A fleet's folder: its CA, its server's pair, who may read the keys, and what runs."""
 
 import socket
-import stat
 from pathlib import Path
 
 from cryptography import x509
@@ -10,15 +9,18 @@ from fleetnet.errors import CredentialError, FleetError
 from fleetnet_server.config import Settings
 from fleetnet_server.doctor import clock, network, registry
 from fleetnet_server.doctor.findings import BAD, OK, WARN, Finding
-from fleetnet_server.doctor.handshake import diagnose
+from fleetnet_server.doctor.handshake import WRONG_ANCHOR, diagnose
+from fleetnet_server.errors import FolderError
 from fleetnet_server.identity import expiry, formats
 from fleetnet_server.identity.anchoring import covers
 from fleetnet_server.identity.authority import Authority
+from fleetnet_server.identity.generations import COPY_KEYS, has_authority
 from fleetnet_server.identity.inspecting import hosts_of
 from fleetnet_server.identity.looking import look_at
+from fleetnet_server.identity.permissions import check_folder, close_it, loose_keys
 from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.served import find_server
 
-_OTHERS = 0o077
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 
@@ -29,7 +31,7 @@ def examine(folder: Path, settings: Settings) -> list[Finding]:
 
 def examine_folder(folder: Path, settings: Settings) -> list[Finding]:
     """Look at clock, CA, server's pair, permissions and store; not at what runs."""
-    authority, findings = _authority(folder)
+    authority, findings = _authority(folder, settings)
     made = clock.made_at(anchors_of(authority)) if authority else None
     at = clock.check(made)
     has_clock = at.level == OK
@@ -54,29 +56,37 @@ def known_to(authority: Authority) -> list[x509.Certificate]:
     return [x509.load_der_x509_certificate(der) for der in authority.client_anchors]
 
 
-def _authority(folder: Path) -> tuple[Authority | None, list[Finding]]:
+def _authority(folder: Path, settings: Settings) -> tuple[Authority | None, list[Finding]]:
     try:
         authority = Authority.load(folder)
     except CredentialError as error:
-        return None, [Finding("ca", BAD, str(error), "`fleetnet ca init`, or restore a backup")]
+        if isinstance(error.__cause__, OSError):
+            return None, [Finding("ca", BAD, str(error), "run this as the owner of the folder")]
+        if has_authority(folder):
+            return None, [Finding("ca", BAD, str(error), COPY_KEYS)]
+        # Whoever has devices would lock them out with a new CA.
+        is_new = registry.has_no_device(folder, settings)
+        remedy = "`fleetnet ca init`, or `fleetnet ca import`" if is_new else COPY_KEYS
+        text = f"{folder} has no certificate authority"
+        return None, [Finding("ca", BAD, text, remedy)]
     text = f"generation {authority.generation} signs; {len(authority.anchors)} trusted"
     return authority, [Finding("ca", OK, text)]
 
 
 def _of_permissions(folder: Path) -> list[Finding]:
-    """Private keys, and the folders they are in, are their owner's alone."""
-    found = []
-    private = [*folder.glob("ca/**/*key.der"), *folder.glob("server/*key.der"),
-               *folder.glob("devices/*/key.der"), folder / "secret.key"]  # fmt: skip
-    for path in private:
-        try:
-            mode = stat.S_IMODE(path.stat().st_mode)
-        except OSError:
-            continue
-        if mode & _OTHERS:
-            text = f"{path} can be read by others (mode {mode:o})"
-            found.append(Finding("folder", BAD, text, f"`chmod 600 {path}`; it may have leaked"))
-    return found or [Finding("folder", OK, "private keys are their owner's alone")]
+    """BAD is what the server does not start with; a mode that only a folder guards is WARN."""
+    try:
+        check_folder(folder)
+    except FolderError as error:
+        text, _, remedy = str(error).partition(": ")
+        return [Finding("folder", BAD, text, remedy)]
+    loose = loose_keys(folder)
+    if loose:
+        path, mode = loose[0]
+        more = f" and {len(loose) - 1} more" if len(loose) > 1 else ""
+        text = f"{path}{more}: only a folder keeps others from reading it (mode {mode:o})"
+        return [Finding("folder", WARN, text, f"`{close_it(folder)}`")]
+    return [Finding("folder", OK, "private keys are their owner's alone")]
 
 
 def _of_expiry(folder: Path, authority: Authority) -> list[Finding]:
@@ -111,6 +121,10 @@ def _of_server(
     try:
         keys = ServerKeys(folder)
     except CredentialError as error:
+        if isinstance(error.__cause__, PermissionError):
+            again = "run this as the owner of the folder"
+        elif not (folder / "server" / "key.der").exists():
+            again = COPY_KEYS  # a certificate needs its key
         return [Finding("server", BAD, str(error), again)]
     chain = [item.value for item in formats.read(keys.chain, "chain.pem").items]
     findings = [
@@ -120,6 +134,9 @@ def _of_server(
         )
         if "has expired" not in one.text and " ends on " not in one.text  # said above
     ]
+    if any(one.text.startswith(WRONG_ANCHOR) for one in findings):
+        text = f"{folder / 'server' / 'cert.der'} is not signed by the CA in {folder / 'ca'}"
+        return [Finding("server", BAD, text, again)]
     if findings:
         return findings
     text = f"certificate for {', '.join(hosts_of(chain[0]))}"
@@ -147,6 +164,9 @@ def _of_form(folder: Path) -> list[Finding]:
 def _of_ports(folder: Path, settings: Settings) -> list[Finding]:
     """Does the server run, and does it present what the folder holds?"""
     host = _ANYWHERE.get(settings.bind, settings.bind)
+    server = find_server(folder)
+    if server is not None:  # its own word, where the settings have changed or say 0
+        settings = settings.model_copy(update=server.ports)
     if not settings.tls_port or not settings.dtls_port:
         return [Finding("tcp", WARN, "the ports are chosen when the server starts",
                         "set tls_port and dtls_port in fleetnet.toml")]  # fmt: skip

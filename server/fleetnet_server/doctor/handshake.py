@@ -12,6 +12,7 @@ from fleetnet_server.identity.inspecting import certificate_key_name, hosts_of, 
 from fleetnet_server.identity.looking import look_at
 
 _NAMED = 4
+WRONG_ANCHOR = "wrong anchor"
 _RENEW = "renew it: `fleetnet cert server`"
 
 
@@ -112,9 +113,13 @@ def _of_trust(
         )
         remedy = "have the server send its whole chain; then compare with `fleetnet anchor HOST`"
         return Finding("chain", BAD, text, remedy)
+    if last in known:
+        # The server's own folder says so: this is no stranger, but the bundle is of before.
+        text = f"{WRONG_ANCHOR}: the bundle trusts {trusted}, and this fleet's CA is another by now"
+        return Finding("chain", BAD, text, "`fleetnet device add NAME --again` makes a new bundle")
     top = last.subject if last.subject == last.issuer else last.issuer
     leads = f"the server's chain leads to {text_of(top)!r}"
-    text = f"wrong anchor: {leads}, the device trusts {trusted}"
+    text = f"{WRONG_ANCHOR}: {leads}, the device trusts {trusted}"
     remedy = "is it the right server? Then take its anchor: `fleetnet anchor HOST --out ca.der`"
     return Finding("chain", BAD, text, remedy)
 

@@ -3,7 +3,7 @@
 Nothing is changed, and no secret is shown.
 """
 
-import fcntl
+import importlib.util
 import os
 import resource
 import shutil
@@ -14,15 +14,17 @@ from pathlib import Path
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.doctor import fleet
 from fleetnet_server.doctor.findings import BAD, OK, WARN, Finding
-from fleetnet_server.errors import ConfigError, FolderError
-from fleetnet_server.identity.permissions import check_folder
+from fleetnet_server.errors import ConfigError
 from fleetnet_server.identity.policy import FILE_NAME, load_policy
 from fleetnet_server.redaction import shown
+from fleetnet_server.served import find_server, why_no_port
 from fleetnet_server.store.lifetimes import FILE_NAME as RETENTION
 from fleetnet_server.store.lifetimes import Lifetimes, load_lifetimes
+from fleetnet_server.wording import counted
 
 _ROOM_BAD, _ROOM_WARN = 64 << 20, 1 << 30  # bytes free where the store is
 _SPARE_FILES = 256  # of a process: libraries, store, logs, blobs
+_WEB_NEEDS = ("fastapi", "prometheus_client", "uvicorn")  # the extra `web`
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -35,7 +37,7 @@ def examine(folder: Path) -> list[Finding]:
     findings = [_of_settings(settings), _of_policy(folder), _of_retention(folder)]
     findings += _of_folder(folder)
     findings += fleet.examine_folder(folder, settings)
-    findings += _of_ports(folder, settings)
+    findings += _of_ports(folder, settings) + _of_web(settings)
     return [*findings, _of_room(folder, settings), _of_files(folder), *_of_user()]
 
 
@@ -61,7 +63,8 @@ def _of_policy(folder: Path) -> Finding:
         return Finding("policy", BAD, str(error), f"correct {FILE_NAME}: the server does not start")
     if not (folder / FILE_NAME).exists():
         return Finding("policy", OK, f"no {FILE_NAME}: any registered device may do anything")
-    return Finding("policy", OK, f"{len(policy.groups)} groups, unknown devices: {policy.unknown}")
+    groups = counted(len(policy.groups), "group")
+    return Finding("policy", OK, f"{groups}, unknown devices: {policy.unknown}")
 
 
 def _of_retention(folder: Path) -> Finding:
@@ -72,24 +75,20 @@ def _of_retention(folder: Path) -> Finding:
         return Finding("retention", BAD, str(error), remedy)
     if found == Lifetimes():
         return Finding("retention", OK, f"no {RETENTION}: everything is kept for ever")
-    text = f"{len(found.rules)} rules for readings, {len(found.blob_rules)} for blobs"
+    text = f"{counted(len(found.rules), 'rule')} for readings, {len(found.blob_rules)} for blobs"
     return Finding("retention", OK, text)
 
 
 def _of_folder(folder: Path) -> list[Finding]:
     """Whoever may write into the folder may put a key or a policy there."""
     found = []
-    try:
-        check_folder(folder)  # what the server itself asks
-    except FolderError as error:
-        text, _, remedy = str(error).partition(": ")
-        found.append(Finding("folder", BAD, text, remedy))
     for path in (folder, *(folder / name for name in ("ca", "server", "devices", "blobs"))):
         try:
             mode = stat.S_IMODE(path.stat().st_mode)
         except OSError:
             continue
-        if mode & _WRITABLE_BY_OTHERS:
+        is_said = path == folder and mode & stat.S_IWOTH  # check_folder says it
+        if mode & _WRITABLE_BY_OTHERS and not is_said:
             text = f"{path} can be written by others (mode {mode:o})"
             found.append(Finding("folder", BAD, text, f"`chmod go-w {path}`"))
     if not os.access(folder, os.W_OK):
@@ -102,8 +101,11 @@ def _of_folder(folder: Path) -> list[Finding]:
 
 
 def _of_ports(folder: Path, settings: Settings) -> list[Finding]:
-    if is_served(folder):
-        return [Finding("ports", OK, "a server runs on this folder: `fleetnet doctor` looks at it")]
+    server = find_server(folder)
+    if server is not None:
+        who = f" ({server})" if str(server) else ""
+        text = f"a server{who} runs on this folder: `fleetnet doctor` looks at it"
+        return [Finding("ports", OK, text)]
     wanted = [("tls_port", socket.SOCK_STREAM), ("dtls_port", socket.SOCK_DGRAM),
               ("enrol_port", socket.SOCK_STREAM)]  # fmt: skip
     found = []
@@ -118,6 +120,18 @@ def _of_ports(folder: Path, settings: Settings) -> list[Finding]:
     return found
 
 
+def _of_web(settings: Settings) -> list[Finding]:
+    """The dashboard and the API need packages that the server alone does without."""
+    if not settings.web_port:
+        return []
+    absent = [name for name in _WEB_NEEDS if importlib.util.find_spec(name) is None]
+    if not absent:
+        return [Finding("web", OK, "what the dashboard and the API need is installed")]
+    text = f"web_port is set, but not installed: {', '.join(absent)}"
+    remedy = "`pip install 'fleetnet[web]'` (in a checkout '.[server,web]'), or web_port = 0"
+    return [Finding("web", BAD, text, remedy)]
+
+
 def _of_port(bind: str, key: str, number: int, kind: socket.SocketKind) -> Finding:
     name = "TCP" if kind == socket.SOCK_STREAM else "UDP"
     where = f"{name} port {number} of {bind}"
@@ -129,21 +143,8 @@ def _of_port(bind: str, key: str, number: int, kind: socket.SocketKind) -> Findi
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
     except OSError as error:
-        text = f"{where} cannot be had: {error.strerror}"
-        return Finding("ports", BAD, text, f"stop what has it, or choose another {key}")
+        return Finding("ports", BAD, *why_no_port(bind, key, number, error, name))
     return Finding("ports", OK, f"{where} is free")
-
-
-def is_served(folder: Path) -> bool:
-    """Say whether a server holds the lock of the folder."""
-    try:
-        with (folder / "serve.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 # -- the machine ---------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def _of_files(folder: Path) -> Finding:
         devices = sum(1 for path in (folder / "devices").iterdir() if path.name[:1] != ".")
     except OSError:
         devices = 0
-    text = f"{soft} files may be open at once, for {devices} devices"
+    text = f"{soft} files may be open at once, for {counted(devices, 'device')}"
     if soft != resource.RLIM_INFINITY and soft < devices + _SPARE_FILES:
         remedy = f"`ulimit -n {2 * (devices + _SPARE_FILES)}`, or LimitNOFILE= of the service"
         return Finding("limits", WARN, text, remedy)

@@ -17,6 +17,7 @@ from fleetnet_server.identity.registry import QUARANTINED, Device
 from fleetnet_server.identity.secret import load_secret
 from fleetnet_server.store.psks import PskTable
 from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.trouble import explained
 
 _NAMED = 10
 
@@ -32,10 +33,16 @@ def opened(folder: Path, settings: Settings) -> Iterator[tuple[SqliteStore | Non
     try:
         store = SqliteStore(path)
     except FleetError as error:
-        yield None, Finding("store", BAD, str(error), "restore it from a backup, or free the disk")
+        yield None, Finding("store", BAD, *explained(error))
         return
     with store:
         yield store, _soundness(store, path)
+
+
+def has_no_device(folder: Path, settings: Settings) -> bool:
+    """Whether it is sure that no device is registered."""
+    with opened(folder, settings) as (store, _):
+        return store is not None and not store.devices()
 
 
 def _soundness(store: SqliteStore, path: Path) -> Finding:
@@ -60,7 +67,7 @@ def overview(store: SqliteStore) -> list[Finding]:
     if ended:
         more = f" and {len(ended) - _NAMED} more" if len(ended) > _NAMED else ""
         text = f"the certificate has ended of {', '.join(ended[:_NAMED])}{more}"
-        remedy = "give each a new one: `fleetnet device claim NAME`"
+        remedy = "give each a new bundle: `fleetnet device add NAME --again`"
         found.append(Finding("registry", BAD, text, remedy))
     return found
 
@@ -100,7 +107,7 @@ def _of_certificate(device: Device, bundle: Bundle) -> list[Finding]:
     serial = bundle.certificates[0].serial_number
     if serial in device.revoked:
         text = f"the certificate of this bundle, serial {serial:x}, is revoked"
-        remedy = f"give it a new one: `fleetnet device claim {device.name}`"
+        remedy = f"give it a new bundle: `fleetnet device add {device.name} --again`"
         return [Finding("registry", BAD, text, remedy)]
     if serial not in device.valid:
         text = f"the certificate of this bundle, serial {serial:x}, was not made by this server"

@@ -30,6 +30,10 @@ from fleetnet_server.identity.files import (
 
 LEDGER = "authority.json"
 
+# A backup has no keys unless it was told to: it is no place to send anybody to.
+COPY_KEYS = "copy ca/ and server/ from where you keep them"
+AS_OWNER = "run this as the user that it belongs to"
+
 
 class Ledger(NamedTuple):
     """FOLDER/ca/authority.json.
@@ -67,6 +71,11 @@ class Generation(NamedTuple):
         return pki.to_pem(leaf) + issuing
 
 
+def has_authority(folder: Path) -> bool:
+    """Whether there is a CA, whatever its state."""
+    return (folder / "ca" / LEDGER).exists() or (folder / "ca" / "ca.der").exists()
+
+
 def read_ledger(folder: Path) -> Ledger:
     """Read FOLDER/ca/authority.json, or conclude it from the first layout.
 
@@ -87,10 +96,13 @@ def read_ledger(folder: Path) -> Ledger:
         if (folder / "ca" / "ca.der").exists():
             return Ledger(1, 1, (1,))
         raise CredentialError(
-            f"{folder} has no certificate authority: `fleetnet ca init`, or restore {path.parent}"
+            f"{folder} has no certificate authority: {COPY_KEYS}; a fleet without devices gets "
+            "one by `fleetnet ca init`"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CredentialError(f"{path} is damaged ({error!r}): restore it from a backup") from error
+    except OSError as error:
+        raise CredentialError(f"{path} cannot be read: {error.strerror}; {AS_OWNER}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CredentialError(f"{path} is damaged ({error!r}): {COPY_KEYS}") from error
 
 
 def write_ledger(folder: Path, ledger: Ledger) -> None:
@@ -212,11 +224,11 @@ def _numbers(folder: Path) -> list[int]:
 def _certificate(path: Path) -> bytes:
     data = _read(path)
     if not data:
-        raise CredentialError(f"{path} is missing: restore it from a backup")
+        raise CredentialError(f"{path} is missing: {COPY_KEYS}")
     try:
         pki.to_pem(data)
     except ValueError as error:
-        raise CredentialError(f"{path} is no certificate ({error}): restore it") from error
+        raise CredentialError(f"{path} is no certificate ({error}): {COPY_KEYS}") from error
     return data
 
 
@@ -230,4 +242,4 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise CredentialError(f"{path} cannot be read: {error.strerror}") from error
+        raise CredentialError(f"{path} cannot be read: {error.strerror}; {AS_OWNER}") from error

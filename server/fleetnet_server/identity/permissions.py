@@ -15,6 +15,8 @@ from fleetnet_server.errors import FolderError
 _PRIVATE = ("ca", "server", "devices", "psk")
 _STORE_SUFFIXES = (".db", ".db-wal", ".db-shm")
 
+_NOT_OWNER = 0o077  # mode bits of group and others: a key is for its owner only
+
 # Names in one message.
 _SHOWN = 3
 
@@ -37,9 +39,22 @@ def check_folder(folder: Path) -> None:
         shown = ", ".join(str(path) for path in open_files[:_SHOWN])
         more = f" and {len(open_files) - _SHOWN} more" if len(open_files) > _SHOWN else ""
         raise FolderError(
-            f"every user of this machine can read {shown}{more}: chmod -R o-rwx {folder}; "
+            f"every user of this machine can read {shown}{more}: {close_it(folder)}; "
             "if others were on this machine, replace these keys"
         )
+
+
+def close_it(folder: Path) -> str:
+    """Return the command that makes a folder its owner's alone."""
+    return f"chmod -R go-rwx {folder}"
+
+
+def loose_keys(folder: Path) -> list[tuple[Path, int]]:
+    """Return private keys with a mode that relies on their folder's, and the mode."""
+    keys = [*folder.glob("ca/**/*key.der"), *folder.glob("server/*key.der"),
+            *folder.glob("devices/*/key.der"), folder / "secret.key"]  # fmt: skip
+    modes = ((path, stat.S_IMODE(_mode(path))) for path in keys)
+    return [(path, mode) for path, mode in modes if mode & _NOT_OWNER]
 
 
 def _private_files(folder: Path) -> list[Path]:

@@ -60,6 +60,7 @@ _MODES = {_CERT: PUBLIC, _CHAIN: PUBLIC, _KEY: PRIVATE, _NEXT: PRIVATE}
 _LOOKS = 5
 
 _ISSUE_ANEW = "`fleetnet cert server` issues a new one"
+_COPY = "copy server/ from where you keep the keys; a backup has them only if made --with-keys"
 
 
 class _Files(NamedTuple):
@@ -72,6 +73,17 @@ class _Files(NamedTuple):
 
     def by_name(self) -> dict[str, bytes]:
         return {_NEXT: self.next_key, _KEY: self.key, _CHAIN: self.chain, _CERT: self.cert}
+
+
+def refuse_existing(folder: Path) -> None:
+    """Look before a first pair is made. Raises FolderError: there is one, or a part of one."""
+    place = folder / FOLDER
+    found = [name for name in (*_MODES, _PENDING) if (place / name).exists()]
+    if found:
+        raise FolderError(
+            f"{place / found[0]} exists and was left alone: copy the ca/ that it belongs to from "
+            f"where you keep it; or move {place} away, and every device needs a new bundle"
+        )
 
 
 class ServerKeys:
@@ -111,11 +123,7 @@ class ServerKeys:
         if not place.is_dir():
             make_private_folder(place)
         with _locked(place):
-            found = [name for name in (*_MODES, _PENDING) if (place / name).exists()]
-            if found:
-                raise FolderError(
-                    f"{place / found[0]} exists and was left alone: {_ISSUE_ANEW} for its key"
-                )
+            refuse_existing(folder)
             issued = authority.issue_server(tuple(hosts), lifetime=lifetime)
             _write(place, _files(authority, issued.certificate, issued.key, _key_like(issued.key)))
         return cls(folder)
@@ -290,7 +298,9 @@ def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        remedy = "restore it from a backup" if path.name in (_KEY, _NEXT) else _ISSUE_ANEW
+        remedy = _COPY if path.name in (_KEY, _NEXT) else _ISSUE_ANEW
+        if isinstance(error, PermissionError):
+            remedy = "run this as the user that it belongs to"
         raise CredentialError(f"cannot read {path}: {error.strerror}; {remedy}") from error
 
 

@@ -72,7 +72,9 @@ class TrustFolder:
         try:
             found = FleetTrust(self._folder, self._lifetime_s)
         except (CredentialError, OSError) as error:
-            _log.error("identities stay as they are: %s", error)
+            # Before the first one the server does not start, and says why itself.
+            level = logging.DEBUG if self._trust is None else logging.ERROR
+            _log.log(level, "identities stay as they are: %s", error)
             return self._trust
         self._trust = found
         return found

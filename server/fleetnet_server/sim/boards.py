@@ -8,11 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from fleetnet_server.errors import ConfigError
-from fleetnet_server.sim.interpreters import device_command, device_environment, micropythons
+from fleetnet_server.sim.interpreters import (
+    PLACES,
+    device_command,
+    device_environment,
+    micropythons,
+)
 from fleetnet_server.sim.wire import Address
 from fleetnet_server.store.query import query
 
 _PATIENCE_S = 60.0
+
+
+def find_interpreters() -> list[tuple[str, str]]:
+    """Return (command, version) of each MicroPython here. Raises ConfigError: there is none."""
+    found = micropythons()
+    if not found:
+        raise ConfigError(
+            f"no MicroPython 1.25 or newer {PLACES}: name one in FLEETNET_MICROPYTHON, or leave "
+            "--micropython out"
+        )
+    return found
 
 
 class Boards:
@@ -20,17 +36,15 @@ class Boards:
 
     They send two readings at each tick, steadily, over TLS and DTLS in turn.
 
-    Raises:
-        ConfigError: no MicroPython on this machine.
+    Args:
+        found: (command, version) of each MicroPython, see ``find_interpreters``.
     """
 
-    def __init__(self, bundles: list[dict[str, Any]], address: Address):
-        self._found = micropythons() if bundles else []
-        if bundles and not self._found:
-            raise ConfigError(
-                "no MicroPython 1.25 or newer: name one in FLEETNET_MICROPYTHON, or leave "
-                "--micropython out"
-            )
+    def __init__(
+        self, bundles: list[dict[str, Any]], address: Address, found: list[tuple[str, str]]
+    ):
+        self._found = found
+        self._is_stopping = False
         self._bundles = bundles
         self._address = address
         self._place = tempfile.TemporaryDirectory(prefix="fleetnet-sim-")
@@ -48,7 +62,8 @@ class Boards:
             )
 
     def stop(self) -> None:
-        """Let them finish early, cleanly."""
+        """Let them finish early, cleanly; who has not begun finishes when it begins."""
+        self._is_stopping = True
         for process in self._processes:
             if process.stdin is not None:
                 process.stdin.close()
@@ -83,6 +98,8 @@ class Boards:
             env=device_environment(), start_new_session=True,
         )  # fmt: skip
         self._processes.append(process)
+        if self._is_stopping and process.stdin is not None:
+            process.stdin.close()
         assert process.stdout is not None
         try:
             async with asyncio.timeout(seconds + _PATIENCE_S):

@@ -19,7 +19,8 @@ class Comparison(NamedTuple):
 
     Attributes:
         stored: numbers that the store has, each counted once. lost: that it lacks though the
-            devices did not give them up. twice: that it has more than once, so often.
+            devices neither gave them up nor have them still. twice: that it has more than once,
+            so often.
         kept: numbers in RAM at a loss of power that had arrived nevertheless.
     """
 
@@ -53,10 +54,12 @@ def _numbers(connection: apsw.Connection, device: str, start_ms: int) -> Counter
 
 
 def _of_device(account: list[Any], found: Counter[int]) -> Comparison:
-    _name, first, behind, erased, dropped = account
+    _name, first, behind, erased, dropped, waiting = account
     counts = {n: times for n, times in found.items() if first <= n < behind}
     maybe = {number for start, end in erased for number in range(start, end)}
-    missing = sum(n not in counts and n not in maybe for n in range(first, behind))
+    # What a device still has when the run ends, it would send later: the newest numbers.
+    sent = range(first, max(first, behind - waiting))
+    missing = sum(n not in counts and n not in maybe for n in sent)
     return Comparison(
         stored=len(counts),
         lost=max(0, missing - dropped),

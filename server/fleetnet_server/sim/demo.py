@@ -19,7 +19,12 @@ from fleetnet_server.cli.device import add_device
 from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import load_settings
 from fleetnet_server.errors import ConfigError
-from fleetnet_server.sim.interpreters import device_command, device_environment, micropythons
+from fleetnet_server.sim.interpreters import (
+    PLACES,
+    device_command,
+    device_environment,
+    micropythons,
+)
 from fleetnet_server.sim.server import OwnServer
 from fleetnet_server.store.query import query
 from fleetnet_server.store.sqlite import SqliteStore
@@ -77,8 +82,8 @@ class Demo:
         found = micropythons()
         if not found:
             raise ConfigError(
-                "no MicroPython 1.25 or newer: `make demo` fetches one, or name one in "
-                "FLEETNET_MICROPYTHON"
+                f"no MicroPython 1.25 or newer {PLACES}: `make demo` fetches one, or name one "
+                "in FLEETNET_MICROPYTHON"
             )
         parent = self._given_folder or Path(tempfile.mkdtemp(prefix="fleetnet-demo-"))
         self.folder = self._given_folder or parent / "fleet"

@@ -9,24 +9,41 @@ from pathlib import Path
 import fleetnet
 import fleetnet_device
 
+# Where one is looked for, as messages and documents say it.
+PLACES = (
+    "in FLEETNET_MICROPYTHON, on PATH, in .tools of this folder, or of the checkout that "
+    "fleetnet is of"
+)
+
 _PROBE = "import sys, tls; print('%d.%d' % sys.implementation[1][:2])"
 
 
 def micropythons() -> list[tuple[str, str]]:
     """Return (command, version) of each usable MicroPython, oldest first.
 
-    Looked for in FLEETNET_MICROPYTHON (paths separated by ``:``), on PATH, and in .tools
-    of the working directory, where `make demo` puts its own.
+    Looked for in FLEETNET_MICROPYTHON (paths separated by ``:``), on PATH, and in .tools of the
+    working directory and of fleetnet's checkout, where `make demo` puts its own.
     """
     named = [path for path in os.environ.get("FLEETNET_MICROPYTHON", "").split(":") if path]
     on_path = shutil.which("micropython")
-    unpacked = sorted(Path(".tools").glob("micropython-*/micropython"))
+    unpacked = [
+        path
+        for folder in _tools_folders()
+        for path in sorted(folder.glob("micropython-*/micropython"))
+    ]
     found: dict[str, str] = {}
     for command in [*named, *([on_path] if on_path else []), *map(str, unpacked)]:
         version = _version(command)
         if version is not None:
             found.setdefault(version, os.path.abspath(command))
     return sorted(((path, version) for version, path in found.items()), key=_by_version)
+
+
+def _tools_folders() -> list[Path]:
+    """.tools of the working directory, beside the packages, and beside CHECKOUT/.venv."""
+    checkout = Path(str(fleetnet.__file__)).resolve().parent.parent
+    places = (Path.cwd(), checkout, Path(sys.prefix).parent)
+    return [place / ".tools" for place in dict.fromkeys(places)]
 
 
 def _by_version(entry: tuple[str, str]) -> tuple[int, ...]:

@@ -61,6 +61,7 @@ class Load:
         )
         self._parts: list[dict[str, Any]] = [{} for _ in range(self.processes)]
         self._running: list[asyncio.subprocess.Process] = []
+        self._is_stopping = False
         # Set when the devices of every process have begun.
         self.begun = asyncio.Event()
 
@@ -85,7 +86,8 @@ class Load:
                 process.stdin.write(word.encode() + b"\n")
 
     def stop(self) -> None:
-        """Let every device finish early, cleanly."""
+        """Let every device finish early, cleanly; also those whose process is yet to begin."""
+        self._is_stopping = True
         self.say("finish")
 
     def sums(self) -> dict[str, Any]:
@@ -118,7 +120,7 @@ class Load:
         )  # fmt: skip
         self._running.append(process)
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(job.to_line())
+        process.stdin.write(job.to_line() + (b"finish\n" if self._is_stopping else b""))
         try:
             async with asyncio.timeout(self.limit_s):
                 while line := await process.stdout.readline():

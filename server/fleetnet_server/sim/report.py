@@ -22,6 +22,7 @@ def document(simulation: Simulation) -> dict[str, Any]:
         "seconds": round(seconds, 1), "processes": simulation.load.processes,
     }  # fmt: skip
     found.update({key: sums[key] for key in _PLAIN})
+    found["waiting"] = waiting_of(sums)
     devices = max(1, sums["devices"])
     found["readings_per_s"] = round(sums["acknowledged"] / seconds, 1) if seconds else None
     found["attempts_per_device"] = round(sums["attempts"] / devices, 2)
@@ -44,6 +45,11 @@ def document(simulation: Simulation) -> dict[str, Any]:
     found["micropython"] = simulation.board_summary()
     found["complete"] = is_complete(found)
     return found
+
+
+def waiting_of(sums: dict[str, Any]) -> int:
+    """Return how many readings the devices still have: not acknowledged, and not given up."""
+    return int(sums["sent"] - sums["acknowledged"] - sums["dropped"] - sums["erased"])
 
 
 def is_complete(found: dict[str, Any]) -> bool:

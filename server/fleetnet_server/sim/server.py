@@ -1,7 +1,6 @@
 """A server of a fleet's folder: the one that runs already, or one of our own."""
 
 import asyncio
-import fcntl
 import json
 import os
 import signal
@@ -9,30 +8,57 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fleetnet_server.config import Settings
 from fleetnet_server.errors import ConfigError
+from fleetnet_server.served import find_server
 from fleetnet_server.sim.usage import Usage, usage
+from fleetnet_server.sim.wire import Address
 
 _START_S = 30
 _STOP_S = 30
+
+# A server that does not take a connection within this time takes no fleet.
+_MEET_S = 5.0
 
 # Of its log, when it does not start: a traceback is as long.
 _LAST_LINES = 20
 
 
-def is_served(folder: Path) -> bool:
-    """Say whether a server uses the folder (Backend holds a lock on serve.lock)."""
+async def find_address(folder: Path, settings: Settings) -> Address:
+    """Return where the server is that uses FOLDER. Raises ConfigError: nobody listens there."""
+    server = find_server(folder)
+    if server is None:
+        raise ConfigError(f"the server of {folder} has just ended: run it again")
+    ports = {key: getattr(settings, key) for key in ("tls_port", "dtls_port")} | server.ports
+    address = Address(settings.host, ports["tls_port"], ports["dtls_port"])
+    who = f" ({server})" if str(server) else ""
+    await meet(
+        address, f"a server{who} uses {folder}, but ", "it is starting or ending: wait, or end it"
+    )
+    return address
+
+
+async def meet(
+    address: Address, before: str = "", remedy: str = "start the server, or correct --server"
+) -> None:
+    """Raise ConfigError unless somebody listens on the TLS port: devices would try for long."""
     try:
-        with (folder / "serve.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+        async with asyncio.timeout(_MEET_S):
+            _, writer = await asyncio.open_connection(address.host, address.tls_port)
+    except OSError as error:  # TimeoutError is one
+        code = error.errno or 0  # those of getaddrinfo are negative
+        why = os.strerror(code) if code > 0 else error.strerror or str(error) or "no answer"
+        raise ConfigError(
+            f"{before}nobody answers on TCP port {address.tls_port} of {address.host} ({why}): "
+            f"{remedy}"
+        ) from None
+    writer.close()
 
 
 class OwnServer:
     """`fleetnet serve` for a folder, as a process on free ports of the loopback interface.
+
+    It ends with this process, however that ends: see tied.py.
 
     Attributes:
         ready: what it said when it accepted devices: {"tls_port", "dtls_port"}; the same after
@@ -61,8 +87,8 @@ class OwnServer:
         }
         with self._open_log() as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "fleetnet_server.cli.main", "-C", str(self._folder),
-                "serve", "--json", "--quiet",
+                sys.executable, "-m", "fleetnet_server.sim.tied", "-C", str(self._folder),
+                "serve", "--json", "--quiet", stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE, stderr=log, env=environment,
                 start_new_session=True,
             )  # fmt: skip

@@ -10,12 +10,13 @@ from typing import Any
 
 from fleetnet_server.config import Settings
 from fleetnet_server.errors import ConfigError
-from fleetnet_server.sim.boards import Boards
+from fleetnet_server.served import is_served
+from fleetnet_server.sim.boards import Boards, find_interpreters
 from fleetnet_server.sim.bundles import read_bundles
 from fleetnet_server.sim.comparing import Comparison, compare
 from fleetnet_server.sim.load import Load
 from fleetnet_server.sim.plan import DAY_S, Plan, schedule
-from fleetnet_server.sim.server import OwnServer, is_served
+from fleetnet_server.sim.server import OwnServer, find_address, meet
 from fleetnet_server.sim.shapes import SHAPES
 from fleetnet_server.sim.steady import LEAST_S, SETTLE_S, Steady
 from fleetnet_server.sim.storm import Storm
@@ -38,7 +39,7 @@ class Order:
 
     Attributes:
         folder: the fleet's; None with ``address``, a server that is elsewhere.
-        bundles: the devices' file, see bundles.py.
+        bundles: the devices' file, see bundles.py; it has to be there when the run begins.
         storm_at_s: seconds after all have started; None: no storm. storm: one of STORMS; a
             server that is elsewhere is not ours to stop, but its devices may lose power.
         micropython: how many devices run in a MicroPython of their own, beside ``devices``.
@@ -88,6 +89,8 @@ class Simulation:
                 devices + order.micropython, f"a server of {devices} devices", "use fewer --devices"
             )
             self.server = OwnServer(order.folder)
+        self._interpreters = find_interpreters() if order.micropython else []
+        self._is_stopping = False
         self.steady = Steady(self.load, self.server)
         self.storm = Storm(order.storm, self.load, self.server)
         if order.storm_at_s is not None and order.storm != "power" and self.server is None:
@@ -107,7 +110,9 @@ class Simulation:
                 helpers.append(asyncio.create_task(self._watch()))
             last = order.devices + order.micropython
             boards = islice(read_bundles(order.bundles), order.devices, last)
-            self.boards = Boards(list(boards), address)
+            self.boards = Boards(list(boards), address, self._interpreters)
+            if self._is_stopping:
+                self.boards.stop()
             self.began = time.monotonic()
             self._since_ms = time.time_ns() // 1_000_000
             helpers.append(asyncio.create_task(self._look_and_strike()))
@@ -117,8 +122,8 @@ class Simulation:
                 group.create_task(self.boards.run(seconds, order.plan.rate))
             self.seconds = time.monotonic() - self.began
             self._note_server()
-        except* ConfigError as errors:
-            raise errors.exceptions[0] from None
+        except BaseExceptionGroup as errors:
+            raise _config_error(errors) or errors from None
         finally:
             for task in helpers:
                 task.cancel()
@@ -130,7 +135,8 @@ class Simulation:
                     raise error
 
     def stop(self) -> None:
-        """End early, cleanly."""
+        """End early, cleanly; what has not begun ends when it begins."""
+        self._is_stopping = True
         self.load.stop()
         if self.boards is not None:
             self.boards.stop()
@@ -161,12 +167,14 @@ class Simulation:
         return plan.ramp_s + seconds
 
     async def _find_server(self) -> Address:
-        if self.order.address is not None:
-            return self.order.address
-        settings = self.order.settings
-        assert settings is not None
+        order, settings = self.order, self.order.settings
+        if order.address is not None:
+            if order.plan.transport != "dtls":
+                await meet(order.address)
+            return order.address
+        assert settings is not None and order.folder is not None
         if self.server is None:
-            return Address(settings.host, settings.tls_port, settings.dtls_port)
+            return await find_address(order.folder, settings)
         await self.server.start()
         return Address("127.0.0.1", self.server.ready["tls_port"], self.server.ready["dtls_port"])
 
@@ -208,3 +216,12 @@ class Simulation:
             return
         peak = self.server_peak.rss_bytes if self.server_peak is not None else 0
         self.server_peak = Usage(now.cpu_s, max(peak, now.rss_bytes))
+
+
+def _config_error(group: BaseExceptionGroup) -> ConfigError | None:
+    """Return the first error for people among those of tasks, and of their tasks."""
+    for error in group.exceptions:
+        found = _config_error(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, ConfigError):
+            return found
+    return None

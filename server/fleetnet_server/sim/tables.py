@@ -15,17 +15,19 @@ def live_table(simulation: Simulation, elapsed_s: float) -> Table:
     sums = simulation.load.sums()
     latency, connect = sums["latency"].summary(), sums["connect"].summary()
     table = Table(title=f"fleetnet sim, {elapsed_s:.0f} s")
-    for heading in ("online", "sent", "acknowledged", "under way", "attempts"):
-        table.add_column(heading, justify="right")
-    table.add_column("connect p50/p99")
-    table.add_column("ack p50/p99")
-    table.add_column("last errors")
+    # Eighty columns hold the numbers; errors, which take more, stand below them.
+    for heading in ("online", "sent", "acked", "under way", "tries"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("connect", "ack"):
+        table.add_column(f"{heading} ms\np50/p99", justify="right", no_wrap=True)
     under_way = sums["sent"] - sums["acknowledged"] - sums["dropped"] - sums["erased"]
     table.add_row(
         f"{sums['online']}/{simulation.order.devices}", str(sums["sent"]),
         str(sums["acknowledged"]), str(under_way), str(sums["attempts"]),
-        _two(connect), _two(latency), ", ".join(sums["errors"]),
+        _two(connect), _two(latency),
     )  # fmt: skip
+    if sums["errors"]:
+        table.caption = f"last errors: {', '.join(sums['errors'])}"
     return table
 
 
@@ -102,6 +104,7 @@ def _count_rows(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("  acknowledged", found["acknowledged"]),
         ("  dropped by full devices", found["dropped"]),
         ("  erased by loss of power", found["erased"]),
+        ("  still with the devices", found["waiting"]),
         ("readings a second", found["readings_per_s"]),
         ("attempts a device", found["attempts_per_device"]),
     ]
@@ -136,4 +139,5 @@ def _number(value: float | None) -> str:
 def _two(summary: dict[str, Any]) -> str:
     if not summary["count"]:
         return "-"
-    return f"{summary['p50']:g}/{summary['p99']:g} ms"
+    return "/".join(f"{summary[key]:.3g}" if summary[key] < 100 else f"{summary[key]:.0f}"
+                    for key in ("p50", "p99"))  # fmt: skip

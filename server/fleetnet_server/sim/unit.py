@@ -65,7 +65,7 @@ class Unit:
         self._shape = SHAPES[schedule.shape]
         self._before = dict.fromkeys((*_COUNTERS, _ERASED), 0)
         self._dice = random.Random(f"{plan.seed}/{schedule.number}/content")  # noqa: S311
-        self._is_stopping = False
+        self._is_stopping = self._has_begun = False
         self._task: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         # Readings of one number: history has a curve beside the count.
@@ -93,10 +93,11 @@ class Unit:
         return self._frames + (int(part.stored) if part is not None else 0)
 
     def account(self) -> list[Any]:
-        """Return [name, first, next, erased, dropped], for the comparison with the store."""
+        """Return [name, first, next, erased, dropped, waiting], to be compared with the store."""
         assert self.device is not None
         dropped = self.counters()["dropped"]
-        return [self.device.name, self.first, self.next, self.erased, dropped]
+        waiting = math.ceil(self.device.unacknowledged / self._width)
+        return [self.device.name, self.first, self.next, self.erased, dropped, waiting]
 
     def start(self) -> asyncio.Task[None]:
         """Begin; the task ends when the device has said good-bye."""
@@ -107,7 +108,8 @@ class Unit:
         """Send no more; flush, and say good-bye."""
         if not self._is_stopping and self._task is not None:
             self._is_stopping = True
-            self._task.cancel()
+            if self._has_begun:  # else it sees for itself, and says good-bye all the same
+                self._task.cancel()
 
     def reboot(self, clock_lost: bool = False) -> None:
         """Lose power and start anew; what RAM held is gone."""
@@ -134,8 +136,10 @@ class Unit:
     # -- the run -------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        self._has_begun = True
         try:
-            await self._live()
+            if not self._is_stopping:
+                await self._live()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not self._is_stopping or task is None:

@@ -14,7 +14,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from fleetnet_server.errors import StoreError, StoreUnavailable
+from fleetnet_server.errors import StoreError
 from fleetnet_server.store import schema
 from fleetnet_server.store.query import (
     CHUNKS_SINCE,
@@ -25,6 +25,7 @@ from fleetnet_server.store.query import (
     select_rows,
     snapshot,
 )
+from fleetnet_server.store.trouble import unavailable
 
 # A look: 1 MB at most of usual messages.
 _POLL_ROWS = 1000
@@ -110,7 +111,7 @@ def follow(
                     for item in readings_of(row, channel):
                         yield item[2]
     except (apsw.Error, msgspec.MsgspecError) as error:
-        raise StoreUnavailable(f"{path} cannot be read: {error}") from error
+        raise unavailable(path, "read", error) from error
     finally:
         connection.close()
 

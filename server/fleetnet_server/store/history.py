@@ -11,8 +11,11 @@ from typing import Any
 from fleetnet.frame import EVENT, LOG
 from fleetnet_server.core.bodies import decode_event, decode_log
 from fleetnet_server.store.expiry import Readable
-from fleetnet_server.store.query import decode_value, query
+from fleetnet_server.store.ordering import Reading
+from fleetnet_server.store.query import decode_value
 from fleetnet_server.store.retention import as_number
+from fleetnet_server.store.selection import Selection
+from fleetnet_server.store.summaries import StoredSum, stored
 
 Row = dict[str, Any]
 Page = tuple[list[Row], list[Any] | None]
@@ -72,23 +75,24 @@ class History:
         Returns "step_ms", "is_complete" (False: there was no time for all, the newest are
         missing), "channels_left_out", and "channels": of each its name, its newest value, and
         "points" [unix ms, lowest, mean, highest], of the middle of each step that has numbers.
+        The minutes and hours that retention keeps are among them, at their middle; where only
+        they are kept, the newest value is the newest mean.
         """
         step_ms = max(1, -(-(end_ms - start_ms) // points))
         deadline = time.monotonic() + _CURVES_S
         found: dict[str, _Curve] = {}
         left_out: set[str] = set()
         is_complete = True
-        readings = query(self._path, device, None, start_ms, end_ms - 1)
+        readings = stored(self._path, Selection((device,), (), start_ms, end_ms))
         try:
             for count, one in enumerate(readings, 1):
                 if one.unix_ms is None:
                     break
                 curve = found.get(one.channel)
+                if curve is None and len(found) < _CHANNELS:
+                    curve = found[one.channel] = _Curve(start_ms, end_ms, step_ms)
                 if curve is not None:
-                    curve.add((one.unix_ms - start_ms) // step_ms, one.unix_ms, one.value)
-                elif len(found) < _CHANNELS:
-                    curve = found[one.channel] = _Curve()
-                    curve.add((one.unix_ms - start_ms) // step_ms, one.unix_ms, one.value)
+                    curve.take(one)
                 elif len(left_out) < _CHANNELS:
                     left_out.add(one.channel)
                 if count % _LOOK_EVERY == 0 and time.monotonic() > deadline:
@@ -99,9 +103,7 @@ class History:
         return {
             "device": device, "start_ms": start_ms, "end_ms": end_ms, "step_ms": step_ms,
             "is_complete": is_complete, "channels_left_out": len(left_out),
-            "channels": [
-                found[name].shown(name, start_ms, step_ms) for name in sorted(found)
-            ],
+            "channels": [found[name].shown(name) for name in sorted(found)],
         }  # fmt: skip
 
     def alarms(self, device: str | None, before: list[int] | None, limit: int) -> Page:
@@ -148,34 +150,54 @@ class History:
 class _Curve:
     """The numbers of one channel by step, and its newest value of whatever type."""
 
-    def __init__(self) -> None:
+    def __init__(self, start_ms: int, end_ms: int, step_ms: int) -> None:
+        self._start_ms = start_ms
+        self._end_ms = end_ms
+        self._step_ms = step_ms
         self._steps: dict[int, list[float]] = {}
         self._newest: tuple[int, Any] = (0, None)
         self._count = 0
 
-    def add(self, step: int, unix_ms: int, value: Any) -> None:
-        self._count += 1
-        self._newest = (unix_ms, value)
-        number = float(value) if isinstance(value, bool) else as_number(value)
-        # Beyond this, sums are infinite and no axis can be drawn.
-        if number is None or abs(number) > _MOST_NUMBER:
+    def take(self, one: Reading | StoredSum) -> None:
+        """Take a dated reading, or what is kept of some."""
+        if isinstance(one, StoredSum):
+            # It may have begun before what is shown, or end behind it.
+            middle = max(self._start_ms, min(one.unix_ms + one.length_ms // 2, self._end_ms - 1))
+            self._count += one.count
+            # A middle may lie behind a reading that is there as such: that one is exact.
+            if middle > self._newest[0]:
+                self._newest = (middle, one.mean)
+            self._add(middle, one.count, one.low, one.high, one.mean)
             return
+        unix_ms = one.unix_ms or 0
+        self._count += 1
+        self._newest = (unix_ms, one.value)
+        number = float(one.value) if isinstance(one.value, bool) else as_number(one.value)
+        if number is not None:
+            self._add(unix_ms, 1, number, number, number)
+
+    def _add(self, unix_ms: int, count: int, low: float, high: float, mean: float) -> None:
+        # Beyond this, sums are infinite and no axis can be drawn.
+        if max(abs(low), abs(high)) > _MOST_NUMBER:
+            return
+        step = (unix_ms - self._start_ms) // self._step_ms
         found = self._steps.get(step)
         if found is None:
-            self._steps[step] = [1, number, number, number]
+            self._steps[step] = [count, low, high, mean]
             return
-        found[0] += 1
-        found[1] = min(found[1], number)
-        found[2] = max(found[2], number)
-        found[3] += number
+        found[0] += count
+        found[1] = min(found[1], low)
+        found[2] = max(found[2], high)
+        # No sum, which could be infinite.
+        found[3] += (mean - found[3]) * (count / found[0])
 
-    def shown(self, name: str, start_ms: int, step_ms: int) -> Row:
+    def shown(self, name: str) -> Row:
         unix_ms, value = self._newest
         return {
             "name": name, "count": self._count, "unix_ms": unix_ms, "value": value,
             "points": [
-                [start_ms + step * step_ms + step_ms // 2, low, total / count, high]
-                for step, (count, low, high, total) in sorted(self._steps.items())
+                [self._start_ms + step * self._step_ms + self._step_ms // 2, low, mean, high]
+                for step, (_count, low, high, mean) in sorted(self._steps.items())
             ],
         }  # fmt: skip
 

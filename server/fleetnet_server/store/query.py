@@ -18,11 +18,12 @@ import msgspec
 
 from fleetnet.frame import READINGS
 from fleetnet_server.core.bodies import decode_readings
-from fleetnet_server.errors import StoreError, StoreUnavailable
+from fleetnet_server.errors import StoreError
 from fleetnet_server.store import schema
 from fleetnet_server.store.chunks import SPANS, decode_untrusted
 from fleetnet_server.store.ordering import Reading as Reading
 from fleetnet_server.store.ordering import Timed, by_order, in_order
+from fleetnet_server.store.trouble import unavailable
 
 # Beyond every date in ms, and still integers of SQLite's.
 FAR_PAST = -(1 << 62)
@@ -127,7 +128,7 @@ def snapshot(path: str | Path) -> Iterator[apsw.Connection]:
         connection.execute("BEGIN")
         yield connection
     except (apsw.Error, msgspec.MsgspecError, ValueError) as error:
-        raise StoreUnavailable(f"{path} cannot be read: {error}") from error
+        raise unavailable(path, "read", error) from error
     finally:
         connection.close()
 

@@ -23,10 +23,12 @@ from fleetnet_server.identity.registry import (
     Device,
 )
 from fleetnet_server.store.audit_rows import add_audit
+from fleetnet_server.store.standing import credential
 from fleetnet_server.store.streams import LAST_RECEIVED
 
 Result = TypeVar("Result")
 
+TAKEN = "choose another name, or make it a new bundle with `fleetnet device add NAME --again`"
 PROGRAM = "program"  # actor of who does not say
 
 # What core/watch.py acts upon.
@@ -147,6 +149,10 @@ class DeviceTable:
         ((found,),) = self._database.read(LAST_RECEIVED, (device_id,))
         return None if found is None else int(found)
 
+    def credential(self, device_id: int) -> str:
+        """See standing.credential."""
+        return credential(self._database, device_id)
+
     def revoked(self) -> list[Revoked]:
         """Return what a revocation list has to say today."""
         rows = self._database.read(
@@ -177,7 +183,7 @@ class DeviceTable:
                 (name, _now_ms()),
             )
             if not connection.changes():
-                raise StoreError(f"device {name!r} is already registered: choose another name")
+                raise StoreError(f"device {name!r} is already registered: {TAKEN}")
             add_audit(connection, actor, ADDED, name)
 
         self._database.transact(work)

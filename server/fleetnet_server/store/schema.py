@@ -14,6 +14,7 @@ import apsw
 
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store.migrations import STEPS
+from fleetnet_server.store.trouble import remedy_of, unavailable
 
 SCHEMA_VERSION = STEPS[-1][0]  # in user_version
 APPLICATION_ID = 0x666C6E74  # "flnt"; file(1) and wrong files are told apart by it
@@ -175,14 +176,21 @@ def open_readable(path: str | Path) -> apsw.Connection:
 
     Raises:
         StoreError: no such file, another program's file, or an unknown version.
+        StoreUnavailable: this user may not, the disk fails, or it is damaged.
     """
     if not Path(path).is_file():
         raise StoreError(f"no store at {path}: run `fleetnet init`, or name the folder with -C")
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    except apsw.Error as error:
+        raise unavailable(path, "opened", error) from error
     try:
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         if _check(connection, path) == 0:
             raise StoreError(f"{path} is an empty file, no store: run `fleetnet init` first")
+    except apsw.Error as error:
+        connection.close()
+        raise unavailable(path, "opened", error) from error
     except BaseException:
         connection.close()
         raise
@@ -195,8 +203,9 @@ def _check(connection: apsw.Connection, path: str | Path) -> int:
         version = int(connection.pragma("user_version"))
         application = int(connection.pragma("application_id"))
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
-    except apsw.NotADBError:
-        raise StoreError(f"{path} is no SQLite file: name another store") from None
+    except apsw.NotADBError as error:
+        remedy = remedy_of(error)
+        raise StoreError(f"{path} is no SQLite file, or damaged: {remedy}") from error
     if tables and application != APPLICATION_ID:
         raise StoreError(f"{path} is another program's SQLite file: name another store")
     if version > SCHEMA_VERSION:

@@ -29,6 +29,7 @@ from fleetnet_server.store.batch import (
     undated_devices,
 )
 from fleetnet_server.store.registry import PROGRAM, DeviceTable
+from fleetnet_server.store.trouble import unavailable
 
 Result = TypeVar("Result")
 
@@ -81,10 +82,12 @@ class SqliteStore:
         try:
             self._writable = schema.open_writable(path)
             self._reader = schema.open_readable(path)
-        except _UNAVAILABLE as error:
+        except (*_UNAVAILABLE, StoreUnavailable) as error:
             if self._writable is not None:
                 self._writable.close()
-            raise StoreUnavailable(f"{path} cannot be opened: {error}") from error
+            if isinstance(error, StoreUnavailable):
+                raise
+            raise unavailable(path, "opened", error) from error
         self._new_epochs: dict[tuple[int, bytes], int] = {}
         self._next_epoch = 1 + int(
             self._reader.execute("SELECT coalesce(max(id), 0) FROM epochs").get
@@ -326,7 +329,7 @@ class SqliteStore:
         try:
             return self._reader.execute(sql, values).fetchall()
         except _UNAVAILABLE as error:
-            raise StoreUnavailable(f"{self.path} cannot be read: {error}") from error
+            raise unavailable(self.path, "read", error) from error
 
     def _first(self, sql: str, values: tuple[int | str | bytes, ...]) -> tuple[Any, ...] | None:
         rows = self._read(sql, values)

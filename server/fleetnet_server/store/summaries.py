@@ -3,7 +3,8 @@
     for one in summarize_all(path, Selection(("cam-*",), ("temp",)), 3_600_000):
         print(one.unix_ms, one.device, one.channel, one.low, one.mean, one.high, one.count)
 
-Joins what retention summed up already with readings that are still there.
+Joins what retention summed up already with readings that are still there; ``stored`` gives both
+as they are, for curves.
 """
 
 import heapq
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from fleetnet_server.store.query import snapshot
+from fleetnet_server.store.ordering import Reading
+from fleetnet_server.store.query import FAR_FUTURE, snapshot
 from fleetnet_server.store.retention import HOUR_MS, MINUTE_MS, add_numbers, as_number
 from fleetnet_server.store.selection import Selection, bounds, is_pattern, matches, select_in
 
@@ -31,6 +33,9 @@ _ROLLUPS = (
 # pages (store/query.py): with those of 6,000 series an hour's summaries took 35 s.
 _FIRST_ROWS = 8
 _MOST_ROWS = 1024
+_HAS_ROLLUPS = "SELECT 1 FROM rollups WHERE series = ? AND step = ? AND t BETWEEN ? AND ? LIMIT 1"
+# A store of an older layout has none.
+_HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'rollups'"
 
 
 class Summary(NamedTuple):
@@ -53,6 +58,19 @@ class SeriesSummary(NamedTuple):
     low: float
     high: float
     mean: float
+
+
+class StoredSum(NamedTuple):
+    """What retention kept of a channel's numbers from ``unix_ms`` on, for ``length_ms``."""
+
+    unix_ms: int
+    device: str
+    channel: str
+    count: int  # type: ignore[assignment]  # as above
+    low: float
+    high: float
+    mean: float
+    length_ms: int
 
 
 # unix ms, device, channel, count, low, high, total
@@ -101,6 +119,28 @@ def summarize_all(
         )
 
 
+def stored(path: str | Path, wanted: Selection) -> Iterator[Reading | StoredSum]:
+    """Yield readings, and the sums of those that retention ended, by time; the undated last.
+
+    A sum that began before ``start_ms`` and reaches into the range is among them. Streams, and
+    Raises, as ``select``.
+    """
+    with snapshot(path) as connection:
+        sources: list[Iterator[Reading | StoredSum]] = [select_in(connection, wanted)]
+        sources += _sums(connection, wanted)
+        yield from heapq.merge(*sources, key=_moment)
+
+
+def has_sums(path: str | Path, wanted: Selection) -> bool:
+    """Say whether retention summed up some of what is wanted. Raises as ``select``."""
+    with snapshot(path) as connection:
+        return any(
+            connection.execute(_HAS_ROLLUPS, (series, step, start, end)).fetchone() is not None
+            for series, _device, _channel in _wanted_series(connection, wanted)
+            for step, start, end in _bounds(wanted, None)
+        )
+
+
 def _by_step(parts: Iterator[_Part], step_ms: int) -> Iterator[SeriesSummary]:
     sums: dict[tuple[str, str], _Sum] = {}
     at = 0
@@ -135,8 +175,29 @@ def _readings(connection: apsw.Connection, wanted: Selection) -> Iterator[_Part]
 def _rollups(
     connection: apsw.Connection, wanted: Selection, step_ms: int
 ) -> Iterator[Iterator[_Part]]:
-    start, end = bounds(wanted)
-    start -= start % step_ms
+    for series, device, channel in _wanted_series(connection, wanted):
+        for step, start, end in _bounds(wanted, step_ms):
+            yield _parts(connection, (series, step), start, end, device, channel)
+
+
+def _sums(connection: apsw.Connection, wanted: Selection) -> Iterator[Iterator[StoredSum]]:
+    for series, device, channel in _wanted_series(connection, wanted):
+        for step, start, end in _bounds(wanted, None):
+            parts = _parts(connection, (series, step), start, end, device, channel)
+            yield _stored_sums(parts, step)
+
+
+def _stored_sums(parts: Iterator[_Part], step: int) -> Iterator[StoredSum]:
+    for t, device, channel, count, low, high, total in parts:
+        yield StoredSum(t, device, channel, count, low, high, total / count, step)
+
+
+def _wanted_series(
+    connection: apsw.Connection, wanted: Selection
+) -> Iterator[tuple[int, str, str]]:
+    """Yield number, device and channel of the series that were summed up."""
+    if connection.execute(_HAS_TABLE).fetchone() is None:
+        return
     if len(wanted.devices) == 1 and not is_pattern(wanted.devices[0]):
         found = connection.execute(_SERIES_OF, wanted.devices)
     else:
@@ -144,8 +205,17 @@ def _rollups(
     every: list[tuple[Any, ...]] = found.fetchall()
     for series, device, channel in every:
         if matches(device, wanted.devices) and matches(channel, wanted.channels):
-            for step in (MINUTE_MS, HOUR_MS):
-                yield _parts(connection, (series, step), start, end, device, channel)
+            yield series, device, channel
+
+
+def _bounds(wanted: Selection, step_ms: int | None) -> Iterator[tuple[int, int, int]]:
+    """Yield of minutes and hours: the length, and the first and last begin that is wanted.
+
+    ``step_ms``: of the answer, whose first step is wanted whole; None: what reaches into it.
+    """
+    first, end = bounds(wanted)
+    for length in (MINUTE_MS, HOUR_MS):
+        yield length, first - first % (step_ms or length), end
 
 
 def _parts(
@@ -168,3 +238,7 @@ def _parts(
 
 def _time(part: _Part) -> int:
     return part[0]
+
+
+def _moment(one: Reading | StoredSum) -> int:
+    return FAR_FUTURE if one.unix_ms is None else one.unix_ms

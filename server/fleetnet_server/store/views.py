@@ -166,6 +166,7 @@ class Views:
             "id": number, "name": name, "state": state, "group": group, "labels": labels,
             "created_ms": created_ms, "expires_ms": expires_ms,
             "last_message_ms": self.registry.last_message_ms(number),
+            "credential": self.registry.credential(number),
         }  # fmt: skip
 
     def certificates(self, device_id: int) -> list[Row]:

@@ -20,7 +20,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.identity.scopes import ADMIN, COMMAND, CONFIG, READ, allows
 from fleetnet_server.web.ports import Holder, Running
-from fleetnet_server.web.problems import ProblemError
+from fleetnet_server.web.problems import ProblemError, refuse_unknown
 
 _log = structlog.get_logger("fleetnet.web")
 
@@ -195,6 +195,7 @@ def _requires(scope: str) -> Callable[..., Awaitable[Holder]]:
             gate.denied(holder, scope, request)
             raise ProblemError(403, f"this token lacks the scope {scope!r}")
         request.state.token = token
+        refuse_unknown(request)
         if scope != READ:
             # One line for each decision that changes something; reading is what everybody does.
             _log.info(

@@ -65,6 +65,7 @@ class Device(Document):
     created_ms: int
     expires_ms: int | None
     last_message_ms: int | None
+    credential: str = Field(description="valid, expired, revoked or none")
     connection: Connection
 
 
@@ -186,7 +187,7 @@ class Curve(Document):
     name: str
     count: int
     unix_ms: int
-    value: Any
+    value: Any = Field(description="the newest; of what is only summed up, the newest mean")
     points: list[tuple[float, float, float, float]] = Field(
         description="unix ms, lowest, mean and highest number"
     )

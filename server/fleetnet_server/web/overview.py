@@ -130,6 +130,7 @@ def _row(running: Running, one: _Entry) -> Row:
         "labels": device.labels, "created_ms": device.created_ms,
         "expires_ms": device.expires_ms,
         "last_message_ms": running.views.registry.last_message_ms(device.id),
+        "credential": running.views.registry.credential(device.id),
         "connection": one.connection._asdict(), "status": one.status,
         "expires_level": device.level, "last_seen_ms": _last_seen_ms(running, one),
     }  # fmt: skip

@@ -6,7 +6,9 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -83,6 +85,25 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
         "detail": detail,
     }  # fmt: skip
     return Json(shown, status, headers, MEDIA_TYPE)
+
+
+def refuse_unknown(request: Request) -> None:
+    """Raise ProblemError when a query has a parameter that its route does not: a filter that is
+    misspelt would let everything through."""
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute):
+        return
+    known = _parameters(route.dependant)
+    strange = sorted({key for key in request.query_params if key not in known})
+    if strange:
+        shown = ", ".join(strange[:_MOST_ERRORS])[:_MOST_TEXT]
+        there = ", ".join(sorted(known)) or "none"
+        raise ProblemError(422, f"unknown query parameter: {shown}; there are: {there}")
+
+
+def _parameters(dependant: Dependant) -> set[str]:
+    found = {field.alias for field in dependant.query_params}
+    return found.union(*map(_parameters, dependant.dependencies))
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -89,6 +89,28 @@ def test_init_with_an_offline_root_of_another_type(bare: Path, tmp_path: Path) -
     assert "p384" in ok(bare, "show") and "10.0.0.0/8" in ok(bare, "show")
 
 
+def test_init_makes_no_second_ca_beside_devices_that_trust_the_first(fleet: Path) -> None:
+    with SqliteStore(fleet / "fleet.db") as store:
+        add_device(fleet, load_settings(fleet), store, "cam-1")
+    shutil.rmtree(fleet / "ca")
+    shutil.rmtree(fleet / "server")
+    said = refused(fleet, "init")
+    assert "1 registered device," in said and "copy ca/ and server/" in said
+    assert not (fleet / "ca").exists() and not (fleet / "server").exists()
+    ok(fleet, "init", "--force")
+    works(fleet)
+
+
+def test_init_looks_for_a_kept_server_pair_before_it_makes_a_ca(fleet: Path) -> None:
+    shutil.rmtree(fleet / "ca")
+    said = refused(fleet, "init")
+    assert "cert.der exists and was left alone: copy the ca/" in said
+    assert not (fleet / "ca").exists()
+    shutil.rmtree(fleet / "server")
+    ok(fleet, "init")
+    works(fleet)
+
+
 def test_rollover_in_three_steps(fleet: Path) -> None:
     first = Authority.load(fleet)
     settings = load_settings(fleet)

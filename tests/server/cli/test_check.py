@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,17 @@ import pytest
 from pydantic import SecretStr
 
 from fleetnet_server.config import Settings
-from fleetnet_server.doctor import preflight
+from fleetnet_server.doctor import fleet, preflight
+from fleetnet_server.errors import FolderError
 from fleetnet_server.redaction import shown
+from fleetnet_server.served import (
+    Served,
+    find_server,
+    is_served,
+    is_surely_idle,
+    take_lock,
+    write_ports,
+)
 from server.cli.running import fleetnet
 
 
@@ -52,6 +62,17 @@ def test_a_taken_port(empty: Path) -> None:
     assert level == "bad" and f"TCP port {number}" in text and "another tls_port" in remedy
 
 
+def test_the_dashboards_packages_are_looked_for(
+    empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEETNET_WEB_PORT", "8080")
+    assert [one.level for one in preflight.examine(empty) if one.check == "web"] == ["ok"]
+    monkeypatch.setattr(preflight, "_WEB_NEEDS", ("fastapi", "absent_package"))
+    (found,) = [one for one in preflight.examine(empty) if one.check == "web"]
+    assert found.level == "bad" and "absent_package" in found.text
+    assert "fleetnet[web]" in found.remedy and "'.[server,web]'" in found.remedy
+
+
 def test_a_server_that_runs_is_no_problem(empty: Path) -> None:
     with (empty / "serve.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -81,7 +102,7 @@ def test_no_fleet_at_all(tmp_path: Path) -> None:
 
 def test_keys_that_others_can_read_and_folders_that_they_can_write(empty: Path) -> None:
     (empty / "server" / "key.der").chmod(0o644)
-    assert any("can be read by others" in text for _, text, _ in check(empty, 1)["folder"])
+    assert any("others from reading it" in text for _, text, _ in check(empty)["folder"])
     (empty / "server" / "key.der").chmod(0o600)
     (empty / "ca").chmod(0o777)
     assert any("can be written by others" in text for _, text, _ in check(empty, 1)["folder"])
@@ -130,3 +151,43 @@ def test_a_secret_setting_is_shown_nowhere(empty: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(preflight, "load_settings", lambda folder: made)
     said = " ".join(map(str, preflight.examine(empty))) + str(preflight.document_of(made))
     assert "hunter2" not in said and "mqtt_password=***" in said
+
+
+def test_a_server_that_runs_is_named(empty: Path) -> None:
+    with take_lock(empty) as lock:
+        assert find_server(empty) == Served(os.getpid(), {})  # it starts
+        write_ports(lock, {"tls_port": 1234, "dtls_port": 5678})
+        ((level, text, _),) = check(empty)["ports"]
+        assert level == "ok"
+        assert f"a server (pid {os.getpid()}, tls_port 1234, dtls_port 5678) runs" in text
+        with pytest.raises(FolderError, match=rf"pid {os.getpid()}, tls_port 1234.*stop it"):
+            take_lock(empty)
+    assert find_server(empty) is None and not is_served(empty) and is_surely_idle(empty)
+
+
+def test_a_lock_whose_words_are_none_of_ours(empty: Path) -> None:
+    for content in (b"", b"[1]", b'{"pid": "x"}', b"\xff" * 9000):
+        (empty / "serve.lock").write_bytes(content)
+        with (empty / "serve.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert find_server(empty) == Served(0, {})
+
+
+def test_a_look_does_not_keep_a_server_from_starting(empty: Path) -> None:
+    (empty / "serve.lock").touch()
+    looking = (empty / "serve.lock").open("rb")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    timer = threading.Timer(0.03, looking.close)
+    timer.start()
+    take_lock(empty).close()
+    timer.join()
+
+
+def test_doctor_asks_a_server_on_the_ports_that_it_really_has(empty: Path) -> None:
+    settings = Settings(bind="127.0.0.1", tls_port=9, dtls_port=9)
+    with socket.create_server(("127.0.0.1", 0)) as tcp, take_lock(empty) as lock:
+        number = tcp.getsockname()[1]
+        write_ports(lock, {"tls_port": number, "dtls_port": number})
+        tcp.close()  # what is said of it is enough: nobody answers
+        said = [one.text for one in fleet.examine(empty, settings) if one.check == "tcp"]
+    assert len(said) == 1 and f"ports {number} (TCP)" in said[0]

@@ -1,6 +1,7 @@
 """`fleetnet device claim` and `fleetnet device renew`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,14 @@ def test_a_claim_is_made_anew_but_no_key_is_thrown_away(folder: Path) -> None:
     result = run(folder, "device", "claim", "cam-2")
     assert result.exit_code == 1 and "remove it first" in result.output
     assert (folder / "devices/cam-2/key.der").read_bytes() == key
+
+
+def test_a_claim_beside_a_working_certificate_says_what_it_ends(folder: Path) -> None:
+    assert "takes its place" not in run(folder, "device", "claim", "cam-1").stderr
+    run(folder, "device", "add", "cam-2")
+    shutil.rmtree(folder / "devices" / "cam-2")
+    result = run(folder, "device", "claim", "cam-2")
+    assert result.exit_code == 0 and "cam-2 can come in already" in result.stderr
 
 
 def test_a_closed_port_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -189,3 +190,38 @@ def test_no_fleet_and_wrong_usage(tmp_path: Path) -> None:
     assert "fleetnet init" in missing.stderr
     assert fleetnet("nonsense").returncode == 2
     assert fleetnet("query", "--nonsense").returncode == 2
+
+
+def test_tail_says_at_once_that_no_server_runs(fleet: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "-C", str(fleet), "tail"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    watchdog = threading.Timer(30, process.kill)
+    watchdog.start()
+    try:
+        assert process.stderr
+        assert process.stderr.readline().startswith(f"No server runs on {fleet}: nothing new")
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("key", ["tls_port", "dtls_port", "enrol_port", "web_port"])
+def test_serve_names_the_port_that_it_cannot_have(fleet: Path, key: str) -> None:
+    kind = socket.SOCK_DGRAM if key == "dtls_port" else socket.SOCK_STREAM
+    with socket.socket(type=kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        number = taken.getsockname()[1]
+        ports = {"FLEETNET_TLS_PORT": "0", "FLEETNET_DTLS_PORT": "0"}
+        ports |= {"FLEETNET_BIND": "127.0.0.1", f"FLEETNET_{key.upper()}": str(number)}
+        done = fleetnet("-C", fleet, "serve", **ports)
+    name = "UDP" if key == "dtls_port" else "TCP"
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"Error: {name} port {number} of 127.0.0.1 cannot be had: Address already in use: "
+        f"stop what has it, or choose another {key}"
+    )

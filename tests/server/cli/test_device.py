@@ -67,7 +67,9 @@ def test_a_group_that_the_policy_does_not_have_is_refused(fleet: Path) -> None:
 def test_revoke_writes_the_list(fleet: Path) -> None:
     serial = int(show(fleet, "cam-1")["certificates"][0]["serial"], 16)
     said = fleetnet("-C", fleet, "device", "revoke", "cam-1", "--reason", "key-compromise")
-    assert said.stdout == f"Device cam-1: 1 revoked: {serial:x}.\n"
+    first, following = said.stdout.splitlines()
+    assert first == f"Device cam-1: 1 revoked: {serial:x}."
+    assert "`fleetnet device add cam-1 --again`" in following
     crl = x509.load_der_x509_crl((fleet / "ca" / "crl.der").read_bytes())
     entry = crl.get_revoked_certificate_by_serial_number(serial)
     assert entry is not None
@@ -80,6 +82,21 @@ def test_revoke_writes_the_list(fleet: Path) -> None:
     again = fleetnet("-C", fleet, "device", "revoke", "cam-1")
     assert again.stdout == "Device cam-1 has nothing left to revoke.\n"
     fleetnet("-C", fleet, "device", "revoke", "nobody", code=1)
+
+
+def test_a_revoked_device_is_not_called_enabled_alone(fleet: Path) -> None:
+    assert show(fleet, "cam-1")["credential"] == "valid"
+    fleetnet("-C", fleet, "device", "revoke", "cam-1")
+    assert show(fleet, "cam-1")["credential"] == "revoked"
+    assert "enabled, revoked" in fleetnet("-C", fleet, "device", "show", "cam-1").stdout
+    assert "enabled, revoked" in fleetnet("-C", fleet, "device", "list").stdout
+    again = "`fleetnet device add cam-1 --again`"
+    said = fleetnet("-C", fleet, "device", "enable", "cam-1").stdout
+    assert "its certificate is revoked" in said and again in said
+    assert again in fleetnet("-C", fleet, "device", "renew", "cam-1").stderr
+    assert again not in fleetnet("-C", fleet, "device", "renew", "cam-2").stderr
+    fleetnet("-C", fleet, "device", "add", "cam-1", "--again")
+    assert fleetnet("-C", fleet, "device", "enable", "cam-1").stdout == "Device cam-1 enabled.\n"
 
 
 def test_revoke_without_the_ca_counts_all_the_same(fleet: Path) -> None:

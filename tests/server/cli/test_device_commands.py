@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from fleetnet.commands import encode_config_state, encode_log, encode_result
 from fleetnet.frame import CONFIG_STATE, LOG, RESULT
 from fleetnet_server.core.bodies import Message, inspect_body
+from fleetnet_server.served import take_lock
 from fleetnet_server.store.sqlite import SqliteStore
 
 NOW = 1_800_000_000_000
@@ -138,3 +140,24 @@ def test_logs(fleet: Path) -> None:
     ]
     assert len(fleetnet("-C", fleet, "logs", "--limit", 1).stdout.splitlines()) == 1
     assert "fleetnet device list" in fleetnet("-C", fleet, "logs", "nobody", code=1).stderr
+
+
+def test_call_says_at_once_that_no_server_runs(fleet: Path) -> None:
+    call = ("-C", fleet, "call", "cam-1", "blink", "--wait", "50ms")
+    assert "No server runs on" in fleetnet(*call, code=1).stderr
+    with take_lock(fleet):
+        assert "No server runs" not in fleetnet(*call, code=1).stderr
+
+
+def test_ctrl_c_while_it_waits_says_what_becomes_of_the_command(fleet: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "-C", str(fleet), "call", "cam-1", "blink", "--wait", "60s"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert "No server runs" in process.stderr.readline()  # it waits now
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "Error: interrupted: the device may get the command" in said and "Abort" not in said

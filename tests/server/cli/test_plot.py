@@ -92,7 +92,7 @@ def test_the_command(empty: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_drawn(empty: Path, tmp_path: Path) -> None:
     put(empty, "cam-1", ("text", 0, "x"), ("temp", 1, 1))
     for arguments, code, words in (
-        (("cam-1", "text"), 1, "1 readings without number"),
+        (("cam-1", "text"), 1, "1 reading without number"),
         (("cam-1", "none"), 1, "no numbers of 'none'"),
         (("cam-*", "temp"), 1, "not registered"),
         (("cam-1", "temp", "--png", tmp_path / "x.txt"), 2, "has to end with .png"),

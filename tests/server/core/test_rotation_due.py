@@ -203,6 +203,21 @@ async def test_the_folder_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert timedelta(seconds=LIFE_MS / 1000) == again._lifetime
 
 
+def test_a_start_that_fails_says_nothing_of_rotation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server says itself why it does not start; once it runs, this is the only word."""
+    folder = tmp_path / "fleet"
+    create_fleet(folder, ("localhost",))
+    kept = (folder / "server" / "cert.der").rename(folder / "kept")
+    source = TrustFolder(folder, LIFE_MS / 1000)
+    assert source.current() is None and caplog.text == ""
+    kept.rename(folder / "server" / "cert.der")
+    assert source.current() is not None
+    (folder / "server" / "cert.der").rename(kept)
+    assert source.current() is not None and "identities stay as they are" in caplog.text
+
+
 async def test_a_bundle_made_again_stays_good_until_it_is_used(world: World) -> None:
     """`fleetnet device add --again`: what the old board does meanwhile does not revoke it."""
     peer = await world.open()

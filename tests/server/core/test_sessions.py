@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from fleetnet.frame import CONFIG_STATE, READINGS
 from fleetnet.handshake import CAN_COMMAND, Hello
 from fleetnet.ports import port
 from fleetnet.session import Session
+from fleetnet_server.core import sessions as sessions_module
 from fleetnet_server.core.bodies import Message
 from fleetnet_server.core.commands import Commands
 from fleetnet_server.core.peer import Peer
@@ -266,3 +268,23 @@ async def test_rules_reach_a_session_that_lives(world: World) -> None:
     assert (peer.rules, peer.pace is not None) == (rules, True)
     world.sessions.use_policy(Policy())
     assert (peer.rules, peer.pace) == (None, None)
+
+
+async def test_a_handshake_refused_again_is_one_line_and_names_whose_it_was(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[dict[str, object]] = []
+    log = SimpleNamespace(warning=lambda event, **more: lines.append(more))
+    monkeypatch.setattr(sessions_module, "_log", log)
+    for number in range(4000, 4003):
+        error = errors.CertificateExpired(f"10.0.0.1:{number}: the certificate has expired")
+        error.certificate = world.credential.certificate
+        world.sessions.handshake_refused("tls", ("10.0.0.1", number), error)
+    stranger = errors.WrongCA("10.0.0.1:4000: another CA")
+    world.sessions.handshake_refused("tls", ("10.0.0.1", 4000), stranger)
+    await world.audit.stop()
+    world.store.commit([])
+    entries = AuditTable(world.store).entries(action="handshake-refused")
+    assert [one.device for one in entries] == ["cam-1", None, "cam-1"]
+    assert entries[-1].detail["count"] == 2
+    assert [line.get("device") for line in lines] == ["cam-1", None]

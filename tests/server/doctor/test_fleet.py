@@ -1,19 +1,26 @@
 """`fleetnet doctor` on a fleet's folder: each fault injected for real."""
 
+import errno
 import os
 import shutil
 import socket
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 
+import apsw
 import pytest
+from cryptography import x509
 
 from end_to_end.fleet import faked_clock, free_port
 from fleetnet_server.cli.device import add_device
 from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings, load_settings
+from fleetnet_server.doctor.fleet import anchors_of, known_to
+from fleetnet_server.doctor.handshake import diagnose
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.store import schema
 from fleetnet_server.store.sqlite import SqliteStore
 from server.doctor.bundles import Diagnosis, doctor, doctor_at
 from server.identity.chains import authority, server
@@ -84,9 +91,24 @@ def test_expired_and_soon(folder: Path) -> None:
 def test_a_key_that_others_can_read(folder: Path) -> None:
     key = folder / "ca" / "1" / "issuing-key.der"
     key.chmod(0o644)
-    found = look(folder).only()
-    assert f"{key} can be read by others (mode 644)" in found
-    assert f"chmod 600 {key}" in found
+    found = look(folder).bad("warn")
+    assert any(f"{key}: only a folder keeps others" in one and "(mode 644)" in one for one in found)
+    folder.chmod(0o755)
+    (folder / "ca").chmod(0o755)
+    (folder / "ca" / "1").chmod(0o755)
+    found = look(folder)
+    assert f"every user of this machine can read {key}" in found.only()
+    # One fault has one remedy, and it is enough.
+    assert f"chmod -R go-rwx {folder}" in found.only()
+    subprocess.run(["chmod", "-R", "go-rwx", str(folder)], check=True)
+    assert "their owner's alone" in look(folder).ok("folder")
+
+
+def test_keys_that_only_the_group_can_read_get_the_same_remedy(folder: Path) -> None:
+    (folder / "server" / "key.der").chmod(0o640)
+    folder.chmod(0o755)
+    (warned,) = [one for one in look(folder).bad("warn") if one.startswith("folder")]
+    assert f"chmod -R go-rwx {folder}" in warned and look(folder).bad() == []
 
 
 def test_a_server_pair_that_does_not_match(folder: Path) -> None:
@@ -115,7 +137,40 @@ def test_a_certificate_of_another_ca(folder: Path, tmp_path: Path) -> None:
     create_fleet(other, ("localhost",))
     shutil.rmtree(folder / "server")
     shutil.copytree(other / "server", folder / "server")
-    assert "server: wrong anchor" in look(folder).only()
+    found = look(folder).only()
+    assert "is not signed by the CA in" in found and "`fleetnet cert server`" in found
+
+
+def test_a_bundle_from_before_a_change_of_the_ca(folder: Path, tmp_path: Path) -> None:
+    create_fleet(tmp_path / "old", ("localhost",))
+    trusted = anchors_of(Authority.load(tmp_path / "old"))
+    chain = x509.load_pem_x509_certificates(ServerKeys(folder).chain)
+    (found,) = diagnose(chain, "localhost", trusted, known_to(Authority.load(folder)))
+    assert "`fleetnet device add NAME --again`" in found.remedy
+    (blind,) = diagnose(chain, "localhost", trusted)  # without the fleet's folder
+    assert "`fleetnet anchor HOST" in blind.remedy
+
+
+def test_a_ca_that_is_gone_is_copied_back_and_not_made_anew(folder: Path) -> None:
+    shutil.move(folder / "ca", folder / "away")
+    assert "`fleetnet ca init`" in look(folder).only()
+    with SqliteStore(folder / "fleet.db") as store:
+        store.add_device("cam-1")
+    found = look(folder).only()
+    assert "copy ca/ and server/ from where you keep them" in found and "init" not in found
+
+
+def test_a_key_that_this_user_may_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "issuing-key.der":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    (found,) = [one for one in look(folder).bad() if one.startswith("ca")]
+    assert "Permission denied" in found and "owner" in found and "init" not in found
 
 
 def test_no_ca_and_no_store(folder: Path) -> None:
@@ -136,6 +191,31 @@ def test_a_damaged_store(folder: Path) -> None:
     assert "backup" in found
 
 
+def test_garbage_in_the_place_of_the_store(folder: Path) -> None:
+    (folder / "fleet.db").write_bytes(b"garbage" * 1000)
+    found = look(folder).only()
+    assert "another store" not in found
+    assert "no SQLite file" in found and "-> restore it from a backup" in found
+
+
+def test_a_store_that_this_user_may_not_write(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise apsw.ReadOnlyError("attempt to write a readonly database")
+
+    monkeypatch.setattr(schema, "open_writable", refuse)
+    found = look(folder).only()
+    assert found.count("user that it belongs to") == 1 and "backup" not in found
+
+
+def test_a_server_key_that_is_gone(folder: Path) -> None:
+    (folder / "server" / "key.der").unlink()
+    found = look(folder).only()
+    assert "copy server/ from where you keep the keys" in found
+    assert found.endswith("-> copy ca/ and server/ from where you keep them")
+
+
 def test_a_device_whose_certificate_has_ended(folder: Path) -> None:
     settings = Settings(**load_settings(folder).model_dump() | {"device_lifetime_s": 86_400.0})
     with SqliteStore(folder / "fleet.db") as store:
@@ -143,6 +223,7 @@ def test_a_device_whose_certificate_has_ended(folder: Path) -> None:
     assert look(folder).bad() == []
     found = doctor_at(faked_clock("+3d"), "-C", folder, "doctor").only()
     assert found.startswith("registry: the certificate has ended of cam-1")
+    assert "`fleetnet device add NAME --again`" in found
 
 
 # -- ports ---------------------------------------------------------------------------------

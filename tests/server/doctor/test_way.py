@@ -192,7 +192,7 @@ async def test_revoked_quarantined_and_removed(fleet: Fleet, tmp_path: Path) -> 
     arguments = ("-C", fleet.folder, "doctor", "--bundle", bundle)
     await command(fleet, "device", "revoke", "cam-1")
     found = "".join((await diagnose(*arguments)).bad())
-    assert "is revoked -> give it a new one: `fleetnet device claim cam-1`" in found
+    assert "is revoked -> give it a new bundle: `fleetnet device add cam-1 --again`" in found
     with SqliteStore(fleet.store) as store:
         store.transact(
             lambda connection: connection.execute("UPDATE devices SET state = 'quarantined'")

@@ -343,4 +343,25 @@ async def test_the_log_tells_when_a_device_distrusts_the_server(pki: Pki, kind: 
         [(name, address, error)] = server.refused
         assert (name, address[0]) == (kind, HOST)
         assert isinstance(error, Rejected) and error.alert == 48
+        assert str(error) == "the device rejected this server: unknown CA (TLS alert 48)"
         await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", ["tls", "dtls"])
+@pytest.mark.parametrize("name", ["device_expired", "device_future", "device_of_other_ca"])
+async def test_an_out_of_date_certificate_of_our_ca_is_kept_for_its_name(
+    pki: Pki, kind: str, name: str
+) -> None:
+    async with serving(pki, kind) as server:
+        context = client_context(
+            pki.ca.certificate, *getattr(pki, name), datagram=kind == "dtls"
+        )
+        with contextlib.suppress(FleetError):
+            stream = await server.open(context)
+            await asyncio.wait_for(stream.read(1), 3)
+        await until(lambda: server.refused)
+        error = server.refused[0][2]
+        assert isinstance(error, TrustError)
+        # Another CA may write any name into a certificate.
+        is_ours = name != "device_of_other_ca"
+        assert error.certificate == (getattr(pki, name).certificate if is_ours else b"")

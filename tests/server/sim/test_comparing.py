@@ -31,8 +31,11 @@ def put(store: SqliteStore, seq: int, number: int) -> None:
     store.commit([Message(1, epoch, 3, seq, READINGS, t0, t1, NOW, kept, problem)])
 
 
-def account(behind: int = 10, erased: object = (), dropped: int = 0) -> list[list[object]]:
-    return [["sim-00001", BASE, BASE + behind, list(erased), dropped]]  # type: ignore[call-overload]
+def account(
+    behind: int = 10, erased: object = (), dropped: int = 0, waiting: int = 0
+) -> list[list[object]]:
+    left = list(erased)  # type: ignore[call-overload]
+    return [["sim-00001", BASE, BASE + behind, left, dropped, waiting]]
 
 
 def test_a_whole_run(path: Path) -> None:
@@ -45,6 +48,12 @@ def test_what_is_missing_is_lost(path: Path) -> None:
 
 def test_what_the_device_gave_up_is_not_lost(path: Path) -> None:
     assert compare(path, account(behind=13, dropped=2), NOW).lost == 1
+
+
+def test_what_the_device_still_has_is_not_lost(path: Path) -> None:
+    assert compare(path, account(behind=13, waiting=2), NOW).lost == 1
+    never = [["sim-00002", BASE, BASE + 4, [], 0, 4]]
+    assert compare(path, never, NOW) == Comparison(0, 0, 0, 0)
 
 
 def test_what_a_loss_of_power_erased_may_be_there_or_not(path: Path) -> None:
@@ -60,4 +69,4 @@ def test_what_is_there_twice_is_counted(path: Path) -> None:
 
 
 def test_a_device_that_never_came_has_nothing(path: Path) -> None:
-    assert compare(path, [["sim-00002", BASE, BASE + 4, [], 0]], NOW) == Comparison(0, 4, 0, 0)
+    assert compare(path, [["sim-00002", BASE, BASE + 4, [], 0, 0]], NOW) == Comparison(0, 4, 0, 0)

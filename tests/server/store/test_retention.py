@@ -6,12 +6,13 @@ import apsw
 import pytest
 
 from fleetnet_server.errors import ConfigError
+from fleetnet_server.store.history import History
 from fleetnet_server.store.lifetimes import BlobRule, Lifetimes, Rule, load_lifetimes
 from fleetnet_server.store.query import query
 from fleetnet_server.store.retention import HOUR_MS, MINUTE_MS, Retention
 from fleetnet_server.store.schema import open_readable
 from fleetnet_server.store.selection import Selection
-from fleetnet_server.store.summaries import Summary, summarize, summarize_all
+from fleetnet_server.store.summaries import Summary, has_sums, stored, summarize, summarize_all
 from interpreters import ROOT
 from server.store.plain_store import NOW, PlainStore
 
@@ -136,6 +137,38 @@ def test_summaries_join_what_was_summed_up_and_what_was_not(world: World) -> Non
         Summary(BASE, 60, 0, 59, 29.5),
         Summary(BASE + HOUR_MS, 60, 60, 119, 89.5),
     ]
+    world.plain.close()
+
+
+def test_curves_join_what_was_summed_up_and_what_was_not(world: World) -> None:
+    for minute in range(120):
+        world.put(BASE + minute * MINUTE_MS, str(minute), '"x"')
+    world.run(BASE + DAY_MS + 20 * MINUTE_MS)
+    history = History(world.plain.store, world.path)
+    found = history.curves("cam-1", BASE, BASE + 2 * HOUR_MS, 2)
+    (curve,) = found["channels"]
+    assert curve["points"] == [
+        [BASE + HOUR_MS // 2, 0, 29.5, 59], [BASE + 3 * HOUR_MS // 2, 60, 89.5, 119],
+    ]  # fmt: skip
+    assert curve["value"] == "x"
+    world.run(BASE + 2 * DAY_MS + 3 * HOUR_MS)
+    assert world.raw() == []
+    (curve,) = history.curves("cam-1", BASE + HOUR_MS, BASE + 3 * HOUR_MS, 300)["channels"]
+    assert [point[1:] for point in curve["points"]] == [[60, 89.5, 119]]
+    assert (curve["count"], curve["value"]) == (60, 89.5)
+    world.plain.close()
+
+
+def test_a_sum_that_reaches_into_the_range_is_stored_there(world: World) -> None:
+    world.put(BASE, "1", '"x"')
+    world.put(BASE + HOUR_MS, "3")
+    inside = Selection(("cam-1",), ("t",), BASE + HOUR_MS + 30_000, BASE + 2 * HOUR_MS)
+    assert not has_sums(world.path, inside)
+    world.run(BASE + 2 * DAY_MS + 3 * HOUR_MS)
+    found = [one.unix_ms for one in stored(world.path, inside)]
+    assert found == [BASE + HOUR_MS] and has_sums(world.path, inside)
+    assert not has_sums(world.path, Selection(("cam-1",), ("t",), BASE + 2 * HOUR_MS))
+    assert not has_sums(world.path, Selection(("cam-1",), ("h",)))
     world.plain.close()
 
 

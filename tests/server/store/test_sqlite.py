@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from fleetnet.frame import EVENT, RAW, READINGS
 from fleetnet.readings import encode_event, encode_raw
 from fleetnet_server.core.bodies import Message, inspect_body
-from fleetnet_server.errors import IdentityError, StoreError
+from fleetnet_server.errors import IdentityError, StoreError, StoreUnavailable
+from fleetnet_server.store import schema
 from fleetnet_server.store.schema import open_readable
 from fleetnet_server.store.sqlite import SqliteStore
 
@@ -62,6 +64,19 @@ def rows_for_anybody(store: SqliteStore, sql: str) -> list[list[object]]:
     )
     found: list[list[object]] = json.loads(answer.stdout)
     return found
+
+
+def test_a_store_that_this_user_may_not_open_names_file_and_remedy(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise apsw.ReadOnlyError("attempt to write a readonly database")
+
+    monkeypatch.setattr(schema, "_check", refuse)
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        open_readable(store.path)
+    with pytest.raises(StoreUnavailable, match="run this as the user"):
+        SqliteStore(store.path)
 
 
 def test_registry(store: SqliteStore) -> None:

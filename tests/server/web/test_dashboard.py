@@ -245,6 +245,7 @@ async def test_disabling_and_revoking_are_asked_for_twice(
     await dialog.get_by_label("Type its name").fill("soil-01")
     await dialog.get_by_role("button", name="Revoke for ever").click()
     await expect(page.locator(".certificates")).to_contain_text("revoked (cessation)")
+    await expect(page.get_by_text("Revoked: all its certificates are refused.")).to_be_visible()
     audit = await orchard.fleet.get("/api/v1/audit?device=soil-01")
     assert {one["actor"] for one in audit["items"][:3]} == {"token:admin"}
     await tab.close()

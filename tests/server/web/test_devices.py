@@ -217,6 +217,9 @@ async def test_the_registry_is_changed_and_the_session_ends(fleet: WebFleet) -> 
     assert (await fleet.ask("POST", "/api/v1/devices/cam-1/enable")).json["state"] == "enabled"
     revoked = await fleet.ask("POST", "/api/v1/devices/cam-1/revoke?reason=key-compromise")
     assert len(revoked.json["revoked"]) == 1
+    shown = await fleet.get("/api/v1/devices/cam-1")
+    assert (shown["state"], shown["credential"]) == ("enabled", "revoked")
+    assert (await fleet.get("/api/v1/overview"))["items"][0]["credential"] == "revoked"
     story = await fleet.get("/api/v1/devices/cam-1/identities")
     assert story["certificates"][0]["reason"] == "key-compromise"
     assert (await fleet.ask("DELETE", "/api/v1/devices/cam-1")).status == 200
@@ -227,3 +230,13 @@ async def test_the_registry_is_changed_and_the_session_ends(fleet: WebFleet) -> 
     assert by_token == [
         "device-remove", "device-revoke", "device-enable", "device-disable", "device-set",
     ]  # fmt: skip
+
+
+async def test_a_query_of_an_unknown_parameter_is_refused_by_name(fleet: WebFleet) -> None:
+    for path in ("/api/v1/devices?gruop=cams", "/api/v1/audit?devcie=cam-1&limit=5"):
+        answer = await fleet.ask("GET", path)
+        assert answer.status == 422, path
+        wrong = path.partition("?")[2].partition("=")[0]
+        assert wrong in answer.json["detail"] and "limit" in answer.json["detail"]
+    answer = await fleet.ask("GET", "/api/v1/devices?gruop=cams", token=None)
+    assert answer.status == 401

@@ -62,7 +62,8 @@ export function makeRegistration(name, isAllowed, onDone) {
   return {
     node: el("div", {}, state, isAllowed ? buttons : refused),
     show(device) {
-      setText(state, TEXTS[device.state] ?? device.state);
+      const lacks = device.state === "disabled" ? undefined : LACKS[device.credential];
+      setText(state, lacks ?? TEXTS[device.state] ?? device.state);
       enable.hidden = device.state === "enabled";
       disable.hidden = device.state === "disabled";
     },
@@ -71,6 +72,12 @@ export function makeRegistration(name, isAllowed, onDone) {
     },
   };
 }
+
+// What it is registered as counts for nothing then.
+const LACKS = {
+  revoked: "Revoked: all its certificates are refused. “fleetnet device add --again” makes it a new bundle.",
+  expired: "Its certificate has expired: it is refused. “fleetnet device add --again” makes it a new bundle.",
+};
 
 const TEXTS = {
   enabled: "Enabled: it is accepted.",
