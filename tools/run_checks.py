@@ -105,8 +105,8 @@ def pytest(result: Result, python: str, arguments: list[str]) -> None:
     report = TOOLS / f"report-{os.getpid()}.xml"
     command = [python, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
     if not arguments or arguments[0] in PORTABLE:
-        # Most tests wait for devices and servers: four at a time keep two cores busy.
-        command += ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
+        # Most tests wait for devices and servers: six at a time keep two cores busy.
+        command += ["-n", str(3 * (os.cpu_count() or 1)), "--dist", "worksteal"]
     try:
         status = run([*command, *arguments])
         if report.exists():
