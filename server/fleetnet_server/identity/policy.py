@@ -14,8 +14,6 @@ What is left out is not restricted. A device whose group has no section follows 
 where there is one. A misspelt key stops the server: a rule that silently does nothing is worse.
 """
 
-import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any, NamedTuple
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.identity.labels import is_group
 from fleetnet_server.identity.registry import DEFAULT_GROUP
+from fleetnet_server.toml_file import check_keys, read_toml
 
 FILE_NAME = "policy.toml"
 
@@ -32,8 +31,7 @@ QUARANTINE = "quarantine"
 ACCEPT = "accept"
 _UNKNOWN = (REFUSE, QUARANTINE, ACCEPT)
 
-# A thousand groups; a larger file is something else. Larger numbers are slips of the pen.
-_MAX_FILE = 1 << 20
+# Larger numbers are slips of the pen.
 _MAX_BYTES = 1 << 40
 _MAX_RATE = 1_000_000.0
 
@@ -116,17 +114,10 @@ def load_policy(folder: str | Path) -> Policy:
             names file and key.
     """
     path = Path(folder) / FILE_NAME
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_FILE + 1)
-        if len(text) > _MAX_FILE:
-            raise ConfigError(f"{path} is longer than {_MAX_FILE} bytes: is it a policy?")
-        values = tomllib.loads(text.decode())
-    except FileNotFoundError:
+    values = read_toml(path)
+    if values is None:
         return Policy()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    _check_keys(values, ("unknown", "group"), str(path))
+    check_keys(str(path), values, ("unknown", "group"))
     unknown = values.get("unknown", REFUSE)
     if unknown not in _UNKNOWN:
         raise ConfigError(f"{path}: unknown = {unknown!r}: write one of {', '.join(_UNKNOWN)}")
@@ -192,7 +183,7 @@ def _rules(path: Path, group: str, section: Any) -> Rules:
         raise ConfigError(f"{where}: 1 to 32 of a-z 0-9 . _ - name a group")
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: group.{group} = {section!r}: write a section, [group.{group}]")
-    _check_keys(section, Rules._fields, where)
+    check_keys(where, section, Rules._fields)
     return Rules(
         channels=_names(where, "channels", section),
         max_rate=_number(where, "max_rate", section, _MAX_RATE),
@@ -201,14 +192,6 @@ def _rules(path: Path, group: str, section: Any) -> Rules:
         commands=_names(where, "commands", section),
         issuers=_names(where, "issuers", section),
     )
-
-
-def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
 
 
 def _names(where: str, key: str, section: Mapping[str, Any]) -> Names | None:

@@ -15,8 +15,8 @@ import apsw
 import msgspec
 
 from fleetnet_server.errors import ConfigError, StoreUnavailable
-from fleetnet_server.store import schema
 from fleetnet_server.store.blobs import BlobFiles
+from fleetnet_server.store.lazy_reader import LazyReader
 from fleetnet_server.store.lifetimes import Lifetimes, load_lifetimes
 from fleetnet_server.store.sqlite import SqliteStore
 
@@ -72,16 +72,14 @@ class BlobQuotas:
         self._files = files
         self._folder = folder
         self._clock_ms = clock_ms
-        self._reader: apsw.Connection | None = None
+        self._reader = LazyReader(store.path)
         self._due = self._sweep_due = 0.0
         self._folders: list[Path] = []
         self.removed = self.freed_bytes = self.orphans = 0
 
     def close(self) -> None:
         """Close the file."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self._reader.close()
 
     def step(self) -> int:
         """Do one piece of work; return some bytes, 0 when none is due.
@@ -89,9 +87,8 @@ class BlobQuotas:
         Raises StoreUnavailable: try again later.
         """
         try:
-            if self._reader is None:
-                self._reader = schema.open_readable(self._store.path)
-            return self._sweep(self._reader) or self._enforce(self._reader)
+            reader = self._reader.open()
+            return self._sweep(reader) or self._enforce(reader)
         except (OSError, apsw.Error) as error:
             raise StoreUnavailable(f"{self._files.folder}: {error}") from error
 

@@ -23,10 +23,10 @@ import msgspec
 from fleetnet.frame import READINGS
 from fleetnet_server.core.bodies import decode_readings
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store import schema
 from fleetnet_server.store.chunks import Chunk, Place, make_chunks
 from fleetnet_server.store.following import Followers
 from fleetnet_server.store.known import KnownRanges, merge_known
+from fleetnet_server.store.lazy_reader import LazyReader
 from fleetnet_server.store.series import Series
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.window import Pace, Window
@@ -102,7 +102,7 @@ class Compactor:
         self._followers = followers or Followers()
         self._pace = pace or Pace()
         self._clock_ms = clock_ms
-        self._reader: apsw.Connection | None = None
+        self._reader = LazyReader(store.path)
         self._series = Series()
         self._window = Window(0)
         self._held_due = 0.0
@@ -111,9 +111,7 @@ class Compactor:
 
     def close(self) -> None:
         """Close the file."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self._reader.close()
 
     def step(self) -> int:
         """Do one bounded piece of work; return how many bytes it moved, 0 when none is due.
@@ -123,9 +121,7 @@ class Compactor:
         """
         started = time.perf_counter()
         try:
-            if self._reader is None:
-                self._reader = schema.open_readable(self._store.path)
-            return self._step(self._reader)
+            return self._step(self._reader.open())
         except apsw.Error as error:
             self._forget()
             raise StoreUnavailable(f"{self._store.path} cannot be compacted: {error}") from error

@@ -60,7 +60,6 @@ class Housekeeping:
 
     Attributes:
         budget: may be changed at any time.
-        steps, moved_bytes: counters. rested_s: what the budget took.
     """
 
     def __init__(
@@ -72,8 +71,6 @@ class Housekeeping:
         self._clock = clock
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fleetnet-housekeeping", daemon=True)
-        self.steps = self.moved_bytes = 0
-        self.rested_s = 0.0
 
     def use(self, limits: Limits) -> None:
         """Let other settings hold, from the next step on."""
@@ -107,10 +104,7 @@ class Housekeeping:
             )
             rest = _IDLE_S
             if moved:
-                self.steps += 1
-                self.moved_bytes += moved
                 rest = self.rest_s(self._clock() - started, moved)
-                self.rested_s += rest
             self._end.wait(rest)
 
 

@@ -24,13 +24,13 @@ K, M, G and T are powers of 1024.
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fleetnet_server.errors import ConfigError
+from fleetnet_server.toml_file import check_keys, read_toml
 
 FILE_NAME = "retention.toml"
 
@@ -40,8 +40,6 @@ _MAX_MS = 36_500 * 86_400_000
 _SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _BLOB_RULE = ("group", "device", "keep")
 _RULE = ("group", "channel", "raw", "minutes", "hours")
-# Some 10,000 rules; a file that is larger is another one.
-_MAX_FILE = 1 << 20
 
 
 class Rule(NamedTuple):
@@ -95,94 +93,79 @@ def load_lifetimes(folder: str | Path) -> Lifetimes:
         ConfigError: not TOML, an unknown key, or a wrong value; names file and key.
     """
     path = Path(folder) / FILE_NAME
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_FILE + 1)
-        if len(text) > _MAX_FILE:
-            raise ConfigError(f"{path} is larger than 1 MiB: is it the right file?")
-        document = tomllib.loads(text.decode())
-    except FileNotFoundError:
+    document = read_toml(path)
+    if document is None:
         return Lifetimes()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
     return _lifetimes(path, document)
 
 
 def _lifetimes(path: Path, document: Mapping[str, Any]) -> Lifetimes:
-    _check_keys(path, "", document, ("rule", "messages", "blobs"))
+    check_keys(str(path), document, ("rule", "messages", "blobs"))
     rules = document.get("rule", [])
     messages, blobs = document.get("messages", {}), document.get("blobs", {})
     if not (isinstance(rules, list) and isinstance(messages, dict) and isinstance(blobs, dict)):
         raise ConfigError(f"{path}: write [[rule]], [messages] and [blobs]")
-    _check_keys(path, "messages: ", messages, ("keep",))
-    _check_keys(path, "blobs: ", blobs, ("all", "rule"))
+    check_keys(f"{path}: messages", messages, ("keep",))
+    check_keys(f"{path}: blobs", blobs, ("all", "rule"))
     blob_rules = blobs.get("rule", [])
     if not isinstance(blob_rules, list):
         raise ConfigError(f"{path}: write [[blobs.rule]], with its keys below")
     return Lifetimes(
-        tuple(_rule(path, f"rule {number}: ", rule) for number, rule in enumerate(rules, 1)),
-        _age(path, "messages: ", messages, "keep"),
+        tuple(_rule(f"{path}: rule {number}", rule) for number, rule in enumerate(rules, 1)),
+        _age(f"{path}: messages", messages, "keep"),
         tuple(
-            _blob_rule(path, f"blobs.rule {number}: ", rule)
+            _blob_rule(f"{path}: blobs.rule {number}", rule)
             for number, rule in enumerate(blob_rules, 1)
         ),
-        _size(path, "blobs: ", blobs, "all"),
+        _size(f"{path}: blobs", blobs, "all"),
     )
 
 
-def _blob_rule(path: Path, where: str, rule: Any) -> BlobRule:
+def _blob_rule(where: str, rule: Any) -> BlobRule:
     if not isinstance(rule, dict):
-        raise ConfigError(f"{path}: write [[blobs.rule]], with its keys below")
-    _check_keys(path, where, rule, _BLOB_RULE)
+        raise ConfigError(f"{where}: write [[blobs.rule]], with its keys below")
+    check_keys(where, rule, _BLOB_RULE)
     if not isinstance(rule.get("group", "*"), str):
-        raise ConfigError(f"{path}: {where}group is a pattern like \"cam*\"")
-    size, age = _size(path, where, rule, "device"), _age(path, where, rule, "keep")
+        raise ConfigError(f"{where}: group is a pattern like \"cam*\"")
+    size, age = _size(where, rule, "device"), _age(where, rule, "keep")
     if size is None and age is None:
-        raise ConfigError(f"{path}: {where}say device = \"2G\" or keep = \"30d\", or both")
+        raise ConfigError(f"{where}: say device = \"2G\" or keep = \"30d\", or both")
     return BlobRule(size, age, rule.get("group", "*"))
 
 
-def _rule(path: Path, where: str, rule: Any) -> Rule:
+def _rule(where: str, rule: Any) -> Rule:
     if not isinstance(rule, dict):
-        raise ConfigError(f"{path}: write [[rule]], with its keys below")
-    _check_keys(path, where, rule, _RULE)
+        raise ConfigError(f"{where}: write [[rule]], with its keys below")
+    check_keys(where, rule, _RULE)
     for key in ("group", "channel"):
         if not isinstance(rule.get(key, "*"), str):
-            raise ConfigError(f"{path}: {where}{key} is a pattern like \"temp*\"")
-    raw = _age(path, where, rule, "raw")
+            raise ConfigError(f"{where}: {key} is a pattern like \"temp*\"")
+    raw = _age(where, rule, "raw")
     if raw is None:
-        raise ConfigError(f"{path}: {where}raw is missing; a rule says how long readings are kept")
-    minutes, hours = _age(path, where, rule, "minutes"), _age(path, where, rule, "hours")
+        raise ConfigError(f"{where}: raw is missing; a rule says how long readings are kept")
+    minutes, hours = _age(where, rule, "minutes"), _age(where, rule, "hours")
     ages = [age for age in (raw, minutes, hours) if age is not None]
     if ages != sorted(ages):
-        raise ConfigError(f"{path}: {where}raw, minutes and hours are ages, each beyond the last")
+        raise ConfigError(f"{where}: raw, minutes and hours are ages, each beyond the last")
     return Rule(raw, minutes, hours, rule.get("group", "*"), rule.get("channel", "*"))
 
 
-def _age(path: Path, where: str, values: Mapping[str, Any], key: str) -> int | None:
+def _age(where: str, values: Mapping[str, Any], key: str) -> int | None:
     if key not in values:
         return None
     found = re.fullmatch(r"(\d{1,9})(m|h|d)", str(values[key]))
     age = int(found[1]) * _UNITS_MS[found[2]] if found else 0
     if not 0 < age <= _MAX_MS:
         raise ConfigError(
-            f"{path}: {where}{key} = {values[key]!r} is no age: write 45m, 12h or 30d, up to 36500d"
+            f"{where}: {key} = {values[key]!r} is no age: write 45m, 12h or 30d, up to 36500d"
         )
     return age
 
 
-def _size(path: Path, where: str, values: Mapping[str, Any], key: str) -> int | None:
+def _size(where: str, values: Mapping[str, Any], key: str) -> int | None:
     if key not in values:
         return None
     found = re.fullmatch(r"(\d{1,6})([KMGT])", str(values[key]))
     if found is None or not int(found[1]):
-        raise ConfigError(f"{path}: {where}{key} = {values[key]!r} is no size: write 500M or 2G")
+        raise ConfigError(f"{where}: {key} = {values[key]!r} is no size: write 500M or 2G")
     return int(found[1]) * _SIZES[found[2]]
-
-
-def _check_keys(
-    path: Path, where: str, values: Mapping[str, Any], known: tuple[str, ...]
-) -> None:
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{path}: {where}unknown key {key!r}; there are {', '.join(known)}")

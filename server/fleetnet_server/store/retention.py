@@ -18,8 +18,8 @@ import msgspec
 
 from fleetnet.frame import READINGS
 from fleetnet_server.errors import ConfigError, StoreUnavailable
-from fleetnet_server.store import schema
 from fleetnet_server.store.chunks import SPANS, decode_untrusted
+from fleetnet_server.store.lazy_reader import LazyReader
 from fleetnet_server.store.lifetimes import Lifetimes, Rule, load_lifetimes
 from fleetnet_server.store.query import decode_value
 from fleetnet_server.store.sqlite import SqliteStore
@@ -94,7 +94,7 @@ class Retention:
         self._store = store
         self._folder = folder
         self._clock_ms = clock_ms
-        self._reader: apsw.Connection | None = None
+        self._reader = LazyReader(store.path)
         self._due = 0.0
         self._lifetimes = Lifetimes()
         self._series: list[tuple[int, Rule]] | None = None
@@ -104,9 +104,7 @@ class Retention:
 
     def close(self) -> None:
         """Close the file."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self._reader.close()
 
     def step(self) -> int:
         """Do one piece of work; return some bytes, 0 when none is due.
@@ -149,7 +147,7 @@ class Retention:
             return 0
         if not self._lifetimes.rules and self._lifetimes.messages_ms is None:
             return 0
-        rows = self._open().execute(
+        rows = self._reader.open().execute(
             "SELECT s.id, d.grp, s.channel FROM series AS s JOIN devices AS d ON d.id = s.device"
         )
         self._series = [
@@ -160,16 +158,11 @@ class Retention:
         self._message = 0
         return 1
 
-    def _open(self) -> apsw.Connection:
-        if self._reader is None:
-            self._reader = schema.open_readable(self._store.path)
-        return self._reader
-
     def _retire(self, series: int, rule: Rule, now: int) -> int:
         """Do one step for a series."""
         for span in range(len(SPANS)):
             values = (series, span, now - rule.raw_ms, _CHUNKS_A_STEP)
-            chunks = self._open().execute(_OLD_CHUNKS, values).fetchall()
+            chunks = self._reader.open().execute(_OLD_CHUNKS, values).fetchall()
             if chunks:
                 return self._retire_chunks(series, span, rule, chunks)
         if rule.minutes_ms is not None:
@@ -208,7 +201,7 @@ class Retention:
 
     def _retire_rollups(self, series: int, step: int, old: int, into: int | None) -> int:
         rows: list[tuple[Any, ...]] = (
-            self._open().execute(_OLD_ROLLUPS, (series, step, old, _ROWS_A_STEP)).fetchall()
+            self._reader.open().execute(_OLD_ROLLUPS, (series, step, old, _ROWS_A_STEP)).fetchall()
         )
         if not rows:
             return 0
@@ -232,7 +225,7 @@ class Retention:
         if keep is None:
             return 0
         values = (self._message, _ROWS_A_STEP, now)
-        last, received = next(self._open().execute(_OLD_MESSAGES, values))
+        last, received = next(self._reader.open().execute(_OLD_MESSAGES, values))
         if last is None:
             return 0
         first, self._message = self._message, last

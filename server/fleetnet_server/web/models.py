@@ -146,12 +146,6 @@ class DeviceChange(Document):
     without: list[str] = Field(default=[], max_length=64, description="keys of labels to take away")
 
 
-class Revocation(Document):
-    """Why (RFC 5280)."""
-
-    reason: str = Field("unspecified", max_length=32)
-
-
 class Revoked(Document):
     """Serial numbers of certificates and identities of keys that are refused from now on."""
 

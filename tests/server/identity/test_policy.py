@@ -73,7 +73,7 @@ def test_no_file_restricts_nothing_and_refuses_strangers(tmp_path: Path) -> None
         ("group = 3", "write sections"),
         ("[group]\na = 3", "write a section"),
         ("unknown = ", "cannot be read"),
-        ("x = '" + "a" * (1 << 20) + "'", "is longer than"),
+        ("x = '" + "a" * (1 << 20) + "'", "is larger than"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, part: str, tmp_path: Path) -> None:

@@ -111,6 +111,10 @@ async def test_alarms_and_logs_come_newest_first_and_in_pages(fleet: WebFleet) -
             await device.send("x", number)
             device.log("info", f"line {number}")
             await device.flush(20_000)
+        # Log lines go in the background; flush waits for readings and events.
+        await until(
+            lambda: fleet.get("/api/v1/devices/cam-1/log"), lambda page: len(page["items"]) == 5
+        )
     await _pages(fleet, "/api/v1/alarms?", "value", list(range(9, -1, -1)))
     await _pages(fleet, "/api/v1/alarms?device=cam-2", "value", [9, 7, 5, 3, 1])
     lines = [f"line {number}" for number in (8, 6, 4, 2, 0)]
