@@ -1,4 +1,4 @@
-"""Hub: a camera or a Linux gateway that other devices connect to, without a back-end.
+"""Hub: a camera or a Linux gateway that other devices connect to.
 
     async with Hub("ca.der", "cert.der", "key.der", tls_port=7443) as hub:
         async for reading in hub.readings():
@@ -95,6 +95,7 @@ class Hub:
             of handing them out; the message is acknowledged when it returns.
         max_sensors: at once.
         keepalive_ms: what sensors are asked for.
+        relay: ``device.part("relay")`` of a Device: its back-end gets what sensors send.
 
     Attributes:
         devices: name -> Sensor, of all that were seen since the start.
@@ -116,6 +117,7 @@ class Hub:
         store: "Callable[[list[Reading]], Awaitable[Any]] | None" = None,
         max_sensors: int = MAX_SENSORS,
         keepalive_ms: int = 25_000,
+        relay: "Any" = None,
     ):
         if tls_port is None and dtls_port is None:
             raise LimitError("a hub needs tls_port= or dtls_port=")
@@ -124,6 +126,7 @@ class Hub:
         self._host = host
         self._allow = None if allow is None else set(allow)
         self._store = store
+        self._relay = relay
         self._max_sensors = max_sensors
         self.keepalive_ms = keepalive_ms
         self.devices: "dict[str, Sensor]" = {}
@@ -170,7 +173,9 @@ class Hub:
         except BaseException:
             self._close_listeners()
             raise
-        if self._store is not None:
+        if self._relay is not None:
+            self._relay.begin(self)
+        elif self._store is not None:
             self._storing = asyncio.create_task(self._store_all())
         return self
 
@@ -214,10 +219,10 @@ class Hub:
         """Return an iterator over readings and events; asking for the next one acknowledges.
 
         Raises:
-            LimitError: the hub was made with ``store``.
+            LimitError: the hub was made with ``store`` or ``relay``.
         """
-        if self._store is not None:
-            raise LimitError("this hub hands its readings to store=")
+        if self._store is not None or self._relay is not None:
+            raise LimitError("this hub hands its readings to store= or relay=")
         return Readings(self)
 
     async def _store_all(self) -> None:
@@ -322,7 +327,8 @@ class Hub:
             self.note_refusal("more than %d links without a greeting" % most)
             link.close()
             return
-        served = SensorLink(self, link, certificate)
+        make = SensorLink if self._relay is None else self._relay.make_link
+        served: SensorLink = make(self, link, certificate)
         self._links.append(served)
         try:
             await served.run()

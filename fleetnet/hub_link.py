@@ -114,6 +114,8 @@ class SensorLink:
         hub: "Hub",
         link: "StreamLink | DatagramLink",
         certificate: "Callable[[], bytes | None]",
+        max_message: int = MAX_MESSAGE,
+        wall_ms: "Callable[[], int]" = port.unix_ms,
     ):
         self._hub = hub
         self._certificate = certificate
@@ -123,7 +125,7 @@ class SensorLink:
         self._boot = 0
         self._offset_ms = 0
         self._session = AcceptorSession(
-            port.random_bytes, max_message=MAX_MESSAGE, wall_ms=port.unix_ms
+            port.random_bytes, max_message=max_message, wall_ms=wall_ms
         )
         self._session.open_link(port.ticks(), link.datagram)
         self._endpoint = Endpoint(self._session, link, self._on_event)

@@ -128,7 +128,7 @@ class Outbox:
 
     def put(
         self, session: "Session", stream: int, kind: int, payload: bytes, readings: int
-    ) -> None:
+    ) -> Entry:
         """Keep a message for ``session``; ``readings``: how many it counts for.
 
         Raises:
@@ -144,6 +144,7 @@ class Outbox:
             if self.spool is None or not self.spool.write(self, session):
                 self._drop(session)
         self.feed(session)
+        return entry
 
     def _is_over(self) -> bool:
         count = len(self.waiting) + len(self.handed)

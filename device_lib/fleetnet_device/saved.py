@@ -26,7 +26,8 @@ def read(path: str) -> "bytes | None":
     for name in (path, path + ".new"):
         try:
             with open(name, "rb") as file:
-                data = file.read(SAVED_BYTES)
+                # A board takes the memory for all that is asked for.
+                data = file.read(min(os.stat(name)[6], SAVED_BYTES))
         except OSError:
             continue
         if data[8:9] == b"\n" and data[:8] == b"%08x" % (binascii.crc32(data[9:]) & 0xFFFFFFFF):

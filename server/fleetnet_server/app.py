@@ -6,7 +6,7 @@ Backend puts listeners, sessions, router, writer and store together from a fleet
 import asyncio
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import structlog
 
@@ -24,6 +24,7 @@ from fleetnet_server.core.lookout import Lookout
 from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.presence import Presence
 from fleetnet_server.core.psks import Psks
+from fleetnet_server.core.relays import Relays
 from fleetnet_server.core.rotation import Rotations
 from fleetnet_server.core.router import Router
 from fleetnet_server.core.services import Services
@@ -51,7 +52,9 @@ from fleetnet_server.store.commands import CommandTable
 from fleetnet_server.store.compaction import Compactor
 from fleetnet_server.store.following import Followers
 from fleetnet_server.store.housekeeping import Housekeeping
+from fleetnet_server.store.hubs import HubTable
 from fleetnet_server.store.identities import IdentityTable
+from fleetnet_server.store.outbox import Outbox
 from fleetnet_server.store.psks import PskTable
 from fleetnet_server.store.retention import Retention
 from fleetnet_server.store.sqlite import SqliteStore
@@ -59,6 +62,9 @@ from fleetnet_server.store.tokens import TokenTable
 from fleetnet_server.store.views import Views
 from fleetnet_server.store.writer import Writer
 from fleetnet_server.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from fleetnet_server.bridge.mqtt import Bridge
 
 _log = structlog.get_logger("fleetnet")
 
@@ -83,6 +89,7 @@ class Backend:
         live: best-effort readings, to be watched. blobs: files and frames of devices.
         events: what happens, to be subscribed to. presence: who is here.
         housekeeping: compaction, retention and blob quotas, on a thread of its own.
+        bridge: to MQTT; None: there is no mqtt.toml.
         tokens, views: for the HTTP API. is_draining: ``stop`` was called.
     """
 
@@ -93,6 +100,7 @@ class Backend:
         self.dtls_port = 0
         self.web_port = 0
         self.is_draining = False
+        self.bridge: Bridge | None = None
         self._lock: IO[bytes] | None = None
 
     async def __aenter__(self) -> "Backend":
@@ -150,6 +158,7 @@ class Backend:
         self.rotations.on_revoked = self.revoked = crls.soon
         self.enrolment = Enrolment(ClaimTable(self.store), trust, self.audit)
         self.psks = Psks(PskTable(self.store))
+        self.relays = Relays(HubTable(self.store), self.audit)
         self._crls = crls
         newest = self.store.read("SELECT received FROM messages ORDER BY id DESC LIMIT 1")
         clock = AgeClock(self.folder, newest[0][0] if newest else None)
@@ -164,7 +173,7 @@ class Backend:
         settings = self.settings
         services = (
             self.commands, self.configs, self.live, self.blobs, self.psks, self.rotations,
-            Alarms(self.events),
+            self.relays, Alarms(self.events),
         )  # fmt: skip
         self.sessions = Sessions(
             self.store,
@@ -177,6 +186,7 @@ class Backend:
             keepalive_ms=int(settings.keepalive_s * 1000),
             datagram_keepalive_ms=int(settings.dtls_keepalive_s * 1000),
         )
+        self.relays.begin(self.sessions)
         # First: whoever may no longer be here goes, whatever the others meet.
         changes = AuditTable(self.store)
         watch = Watch(changes, self.policy, self._lists, self.sessions, self.audit)
@@ -185,7 +195,7 @@ class Backend:
         self._lookout = Lookout(
             (
                 watch, self.commands, self.configs, self.psks, self.rotations, self.enrolment,
-                self._crls, self.audit,
+                self._crls, self.relays, self.audit,
             )
         )  # fmt: skip
 
@@ -224,6 +234,7 @@ class Backend:
             self.listeners.add_enrolment(self.enrolment.accept)
         await self.listeners.start()
         await self._serve_web()
+        await self._bridge_mqtt()
         self._lookout.add(self.listeners)
         self.listeners.on_reload = self._on_reload
         self._upkeep.start()
@@ -261,6 +272,19 @@ class Backend:
                 raise
             self.web, self.web_port = web, web.port
 
+    async def _bridge_mqtt(self) -> None:
+        if (self.folder / "mqtt.toml").exists():
+            # The extra "mqtt" is only needed by who has the file.
+            from fleetnet_server.bridge.mqtt import make_bridge
+
+            try:
+                self.bridge = await make_bridge(self, lambda name: Outbox(self.store, name))
+            except BaseException:
+                self.listeners.close()
+                if self.web is not None:
+                    await self.web.stop()
+                raise
+
     async def reload(self) -> bool:
         """Read settings, certificates and keys anew; sessions go on.
 
@@ -297,6 +321,8 @@ class Backend:
         await self.blobs.close()
         if self.web is not None:
             await self.web.stop()
+        if self.bridge is not None:
+            await self.bridge.stop()
         await asyncio.to_thread(self.housekeeping.stop)
         self.views.close()
         self._blob_files.close()

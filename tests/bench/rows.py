@@ -11,6 +11,7 @@ import devices
 import footprint
 import handshakes
 import history
+import mqtt_bridge
 import mqtt_peer
 import telemetry
 from figures import Row, Table
@@ -105,6 +106,29 @@ class Bench:
             self._peer("P3", 1000, 1, False, "bodies"),
         )
         self._with_peers("P3", flows, peers, 2.5)
+
+    def mqtt(self) -> None:
+        """The bridge into mosquitto, with batches and without."""
+        if mqtt_peer.mosquitto() is None:
+            self.table.note("MQTT: mosquitto is not installed")
+            return
+        messages = 2000 if self.quick else 10_000
+        for mode, readings in (("batch", 20), ("single", 1)):
+            ours, peers = mqtt_bridge.measure(mode, messages, readings)
+            what = f"bridge to mosquitto, {readings} a message"
+            for in_flight, peer in peers.items():
+                name = f"bare aiomqtt, QoS 1, {in_flight} in flight"
+                self.table.add(
+                    Row("MQTT", what, ours.per_second, "readings/s", peer=peer.per_second,
+                        peer_name=name)
+                )  # fmt: skip
+                self.table.add(
+                    Row("MQTT", what, ours.per_core_second, _UNIT, peer=peer.per_core_second,
+                        peer_name=name)
+                )  # fmt: skip
+            self.table.details[f"MQTT {mode}"] = {
+                "ours": ours._asdict(), **{str(key): one._asdict() for key, one in peers.items()}
+            }  # fmt: skip
 
     def p4(self) -> None:
         """Full mutual handshakes."""

@@ -58,7 +58,7 @@ class SmallDisk:
     def stat(self, path):
         if path not in self.files:
             raise OSError(2)
-        return (0,)
+        return (0, 0, 0, 0, 0, 0, len(self.files[path]))
 
     def remove(self, path):
         if path not in self.files:

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from fleetnet import blobs, commands, credential
+from fleetnet import blobs, commands, credential, relay
 from fleetnet.acceptor import decode_hello, encode_welcome
 from fleetnet.acks import decode_ack, decode_forward, encode_forward, put_ack
 from fleetnet.errors import ProtocolError
@@ -79,12 +79,27 @@ def read_credential_state(payload):
     return values_of(found, CREDENTIAL_STATE), credential.encode_credential_state(found)
 
 
+def read_relay(payload):
+    alias, kind, stream, seq, body = relay.decode_relay(payload)
+    values = {"alias": alias, "kind": kind, "stream": stream, "seq": seq, "body": plain(body)}
+    return values, relay.encode_relay(alias, kind, stream, seq, body)
+
+
+def read_announcement(payload):
+    found = relay.decode_announcement(payload)
+    values = values_of(found.hello, ("epoch", "nonce", "boot", "uptime_ms"))
+    values.update(name=found.name, serial="%x" % found.serial, age_ms=found.age_ms)
+    return values, found.to_payload()
+
+
 OTHERS = {
     "BLOB": read_offer,
     "BLOB_CHUNK": read_chunk,
     "BLOB_STATE": read_state,
     "CREDENTIAL": read_credential,
     "CREDENTIAL_STATE": read_credential_state,
+    "RELAY": read_relay,
+    "ANNOUNCEMENT": read_announcement,
 }
 
 

@@ -27,6 +27,8 @@ EXCEPT = {
     "fleetnet anchor mqtt.example.org":
         "a server on another machine; tests/server/cli/test_anchor.py",
     "fleetnet anchor example.org": "a server on another machine; tests/server/cli/test_anchor.py",
+    "fleetnet mqtt check": "needs a broker; tests/server/cli/test_mqtt.py",
+    "fleetnet mqtt discovery": "needs a mqtt.toml; tests/server/cli/test_mqtt.py",
     "fleetnet -C fleet ca rotate --issuing --permit new.example --root-key":
         "another way than the line above it",
     "fleetnet sim --server": "a server on another machine; tests/end_to_end/test_sim.py",

@@ -32,8 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("fleetnet_server.cli.configs:config", "Set and show devices' configurations."),
     "logs": ("fleetnet_server.cli.logs:logs", "Print what devices logged, in order of time."),
     "blob": ("fleetnet_server.cli.blob:blob", "List and fetch what devices sent as blobs."),
+    "hub": ("fleetnet_server.cli.hub:hub", "Say whose messages a hub may bring."),
     "psk": ("fleetnet_server.cli.psk:psk", "Pre-shared keys: add, rotate, remove, export."),
     "token": ("fleetnet_server.cli.token:token", "Tokens of the HTTP API: add, list, revoke."),
+    "mqtt": ("fleetnet_server.cli.mqtt:mqtt", "The bridge to an MQTT broker: check, show it."),
     "store": ("fleetnet_server.cli.store:store", "Show the store; back it up and restore it."),
     "query": ("fleetnet_server.cli.query:query", "Print stored readings in order of time."),
     "export": ("fleetnet_server.cli.export:export", "Write readings as CSV, JSON lines, Parquet."),
@@ -44,9 +46,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # How `fleetnet --help` groups them.
 _SECTIONS = {
     "The fleet": ("init", "check", "serve", "token", "store", "audit"),
-    "Devices": ("device", "call", "commands", "config", "logs", "doctor"),
+    "Devices": ("device", "hub", "call", "commands", "config", "logs", "doctor"),
     "Identities": ("ca", "cert", "anchor", "psk"),
-    "What they sent": ("tail", "query", "export", "plot", "blob"),
+    "What they sent": ("tail", "query", "export", "plot", "blob", "mqtt"),
     "Trying and measuring": ("demo", "sim", "bench"),
     "This program": ("completion",),
 }
@@ -61,6 +63,7 @@ _EXTRA_OF = {
     "structlog": "server",
     "uvloop": "server",
     "aiomqtt": "mqtt",
+    "paho": "mqtt",
     "psycopg": "postgres",
     "fastapi": "web",
     "prometheus_client": "web",

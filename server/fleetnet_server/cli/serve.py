@@ -21,9 +21,10 @@ from fleetnet_server.notify import Manager
 
 _log = structlog.get_logger("fleetnet")
 
-# The drain by itself ends after 5 s for the last commit, 3 s for the good-byes and 5 s for the
-# writer, at the latest; whatever hangs beyond that is ended, with its stacks in the log.
-DRAIN_S = 18
+# The drain by itself ends after 5 s for the last commit, 1 s for hubs, 3 s for the good-byes, 5 s
+# for the writer, 3 s for the HTTP port and 4 s for the bridge to MQTT, at the latest; whatever
+# hangs beyond that is ended, with its stacks in the log.
+DRAIN_S = 22
 
 
 @click.command()

@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING
 
-from fleetnet.handshake import Welcome
+from fleetnet.handshake import Hello, Welcome
 
 if TYPE_CHECKING:
     from fleetnet_server.core.sessions import Sessions
@@ -29,3 +29,16 @@ def make_welcome(
     if not is_quarantined:
         welcome.capabilities = sessions.services.capabilities
     return welcome
+
+
+def resume_points(sessions: "Sessions", device_id: int, hello: Hello) -> dict[int, int]:
+    """Return stream -> sequence behind which a device goes on.
+
+    A hub may still hold what is below the oldest message of the device itself: for a device
+    that has one that is no gap, but comes later (docs/protocol.md section 15.3).
+    """
+    marks = sessions.store.watermarks(device_id, hello.epoch)
+    if hello.streams and sessions.relays.has_hub(device_id):
+        for stream, (oldest, _next) in hello.streams.items():
+            marks[stream] = max(marks.get(stream, 0), oldest - 1)
+    return marks

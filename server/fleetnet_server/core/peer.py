@@ -13,7 +13,7 @@ from fleetnet.ports import port
 from fleetnet.reasons import reason_text
 from fleetnet.session import DOWN, OPEN, OVER
 from fleetnet.ticks import ticks_diff
-from fleetnet_server.core.greeting import make_welcome
+from fleetnet_server.core.greeting import make_welcome, resume_points
 from fleetnet_server.core.policing import Pace
 from fleetnet_server.core.transport import Transport
 from fleetnet_server.errors import StoreUnavailable
@@ -37,7 +37,7 @@ class Peer:
 
     Attributes:
         device_id, name: of the authenticated device; 0 and the address for a refused one.
-        address: of the client, without its port.
+        address: of the client, without its port. via: the hub in between, "": none.
         group, rules: whose policy it follows, and what that says; None: no rules.
         pace: holds it to the rate of its rules; None: there is none.
         is_quarantined: its messages are stored, and no service hears of them.
@@ -59,7 +59,7 @@ class Peer:
         "_sessions", "_stranger", "_transport", "address", "armed_at", "boot", "device_id",
         "duplicates", "epoch_id", "foreign", "group", "identity_number", "is_open",
         "is_quarantined", "lag_ms", "lost", "name", "pace", "pending", "psk_identity", "rules",
-        "seen", "serial", "stored",
+        "seen", "serial", "stored", "via",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +76,7 @@ class Peer:
         self._refusal: Refusal | None = None
         self._stranger: Stranger | None = None
         self.device_id = self.serial = self.identity_number = 0
-        self.psk_identity = ""
+        self.psk_identity = self.via = ""
         self.group = DEFAULT_GROUP
         self.rules: Rules | None = None
         self.pace: Pace | None = None
@@ -159,6 +159,8 @@ class Peer:
                     self._sessions.services.received(self, event)
             elif event.kind & wire.OPTIONAL:
                 self._sessions.router.take(self, event)
+            elif event.kind == wire.RELAY:
+                self._sessions.relays.take(self, event)
             else:
                 # Nothing is acknowledged, so nothing is lost: a newer server will take it.
                 self._session.bye(now, errors.UNKNOWN_KIND)
@@ -240,7 +242,7 @@ class Peer:
     def _welcome(self, hello: Hello, now: int) -> None:
         sessions = self._sessions
         try:
-            marks = sessions.store.watermarks(self.device_id, hello.epoch)
+            marks = resume_points(sessions, self.device_id, hello)
             self.epoch_id = sessions.store.epoch_id(self.device_id, hello.epoch)
         except StoreUnavailable:
             self.turn_away(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)

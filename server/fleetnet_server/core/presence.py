@@ -47,7 +47,8 @@ class DevicePresence(NamedTuple):
     """What the running server knows of a device; times are unix ms.
 
     Attributes:
-        state: "online" or "offline". link: "tls", "dtls", or "" while nothing is known.
+        state: "online" or "offline". link: "tls", "dtls", "hub", or "" while nothing is known.
+        via: the hub that it came through last, "" for none.
         since_ms: when that state began; None: it was not here since the server's start.
         last_seen_ms: when its last bytes came. ended: why its last session ended.
         software: its own words in HELLO. boot: 0 when it does not tell.
@@ -71,6 +72,7 @@ class DevicePresence(NamedTuple):
     duplicates: int = 0
     lost: int = 0
     lag_ms: int | None = None
+    via: str = ""
 
 
 class Watcher(Protocol):
@@ -141,12 +143,13 @@ class Presence:
             known = self._known[peer.name] = _Known(None, DevicePresence())
         elif known.peer is not None:
             self._end(known, "another session took its place")
-        link = transport.kind if transport is not None else ""
+        link = transport.kind if transport is not None else "hub" if peer.via else ""
         known.peer = peer
         known.shown = known.shown._replace(
             state=ONLINE, link=link, address=peer.address, since_ms=_now_ms(), ended="",
             software=hello.software[:_SOFTWARE], boot=hello.boot, identity=hello.identity,
             is_quarantined=peer.is_quarantined, sessions=known.shown.sessions + 1,
+            via=peer.via,
         )  # fmt: skip
         self.online[link] += 1
         self.opened_count += 1

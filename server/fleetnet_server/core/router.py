@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fleetnet.events import Received
 from fleetnet.frame import READINGS
@@ -14,6 +14,7 @@ from fleetnet_server.core.ports import MessageWriter
 from fleetnet_server.core.services import Services
 
 if TYPE_CHECKING:
+    from fleetnet_server.core.origin import Origin
     from fleetnet_server.core.peer import Peer
 
 _log = logging.getLogger("fleetnet.router")
@@ -95,6 +96,8 @@ class Router:
             body,
             problem,
         )
+        if peer.via:
+            message = cast("Origin", peer).as_stored(message)
         self.writer.put(message, peer)
         if self._waiting_bytes > _HIGH_BYTES and not self.is_shut:
             self._shut(True)

@@ -8,7 +8,7 @@ import structlog
 
 from fleetnet import errors
 from fleetnet import frame as wire
-from fleetnet.errors import FleetError, TrustError
+from fleetnet.errors import FleetError
 from fleetnet.events import Gap
 from fleetnet.handshake import Hello
 from fleetnet.limits import WINDOW
@@ -22,11 +22,12 @@ from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.policing import Buckets, Pace
 from fleetnet_server.core.ports import MessageStore
 from fleetnet_server.core.presence import Presence
+from fleetnet_server.core.relay_ports import NoRelays, RelayPort
 from fleetnet_server.core.router import Router
 from fleetnet_server.core.services import Services
 from fleetnet_server.core.timers import Timers
 from fleetnet_server.core.transport import NOBODY, LinkHandler, Transport
-from fleetnet_server.errors import IdentityError, StoreUnavailable
+from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.identity.authenticate import (
     Authenticated,
     LinkIdentity,
@@ -37,7 +38,7 @@ from fleetnet_server.identity.authenticate import (
     is_revoked_elsewhere,
     judge,
 )
-from fleetnet_server.identity.certificate import device_name
+from fleetnet_server.identity.certificate import refused_name
 from fleetnet_server.identity.crl import issuer_hash
 from fleetnet_server.identity.policy import Policy
 from fleetnet_server.identity.registry import Registry
@@ -64,7 +65,10 @@ class Sessions:
         stored_kinds: frame kinds that go to the store; other critical ones end a session.
         policy: in force, see use_policy.
         changes: grows when the registry changed; links that were let in before are judged again.
+        relays: of hubs, see core/relays.py.
     """
+
+    relays: RelayPort = NoRelays()
 
     def __init__(
         self,
@@ -135,7 +139,7 @@ class Sessions:
     def handshake_refused(self, kind: str, address: tuple[str, int], error: FleetError) -> None:
         """Log a TLS or DTLS handshake that failed; the same again once a minute, with a count."""
         self.presence.handshake_refused(kind, error)
-        name = _named(error)
+        name = refused_name(error)
         if self.audit is not None:
             # The address is the actor; its port, which an error may name, is another each time.
             reason = str(error).replace(f"{address[0]}:{address[1]}", address[0])
@@ -259,7 +263,7 @@ class Sessions:
         _log.info(
             "session opened",
             device=peer.name,
-            link=transport.kind if transport else "none",
+            link=transport.kind if transport else f"via {peer.via}",
             address=transport.address[0] if transport else "",
             epoch=hello.epoch.hex(),
             software=hello.software,
@@ -388,13 +392,3 @@ class Sessions:
         for task in list(self._tasks):
             task.cancel()
         self.timers.close()
-
-
-def _named(error: FleetError) -> str | None:
-    """Whose certificate was out of date; None: nobody was proved."""
-    if not isinstance(error, TrustError) or not error.certificate:
-        return None
-    try:
-        return device_name(error.certificate)
-    except IdentityError:
-        return None

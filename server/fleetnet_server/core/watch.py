@@ -82,7 +82,7 @@ class Watch:
         """Act on what changed since the last look."""
         self._look_at_policy()
         self._look_at_lists()
-        names = set()
+        names: set[str | None] = set()
         while rows := self._changes.after(self._seen):
             self._seen = rows[-1][0]
             names |= {device for _, action, device in rows if action.startswith(_CHANGES)}
@@ -91,8 +91,9 @@ class Watch:
         # Links that are still greeting are judged again, by this, at their HELLO.
         self._sessions.changes += 1
         for peer in list(self._sessions.live.values()):
-            if peer.name in names:
+            if peer.name in names and not peer.via:
                 self._reconsider(peer)
+        self._sessions.relays.reconsider(names)
 
     def use_issuers(self, ours: frozenset[bytes], accepted: frozenset[bytes]) -> None:
         """Take devices of these CAs only (issuer_hash), and end the sessions of others."""

@@ -11,6 +11,7 @@ import socket
 import stat
 from pathlib import Path
 
+from fleetnet_server.bridge.settings import load_mqtt
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.doctor import fleet
 from fleetnet_server.doctor.findings import BAD, OK, WARN, Finding
@@ -35,7 +36,7 @@ def examine(folder: Path) -> list[Finding]:
     except ConfigError as error:
         return [Finding("settings", BAD, str(error), "correct the file or the variable it names")]
     findings = [_of_settings(settings), _of_policy(folder), _of_retention(folder)]
-    findings += _of_folder(folder)
+    findings += [*_of_mqtt(folder), *_of_folder(folder)]
     findings += fleet.examine_folder(folder, settings)
     findings += _of_ports(folder, settings) + _of_web(settings)
     return [*findings, _of_room(folder, settings), _of_files(folder), *_of_user()]
@@ -54,6 +55,20 @@ def _of_settings(settings: Settings) -> Finding:
     ]
     text = f"{', '.join(changed) or 'nothing'} set, the rest as by default"
     return Finding("settings", OK, text)
+
+
+def _of_mqtt(folder: Path) -> list[Finding]:
+    """Look at mqtt.toml, where there is one; `fleetnet mqtt check` asks the broker."""
+    try:
+        found = load_mqtt(folder)
+    except ConfigError as error:
+        return [Finding("mqtt", BAD, str(error), "correct it: the server does not start")]
+    if found is None:
+        return []
+    if importlib.util.find_spec("aiomqtt") is None:
+        remedy = "pip install 'fleetnet[mqtt]'"
+        return [Finding("mqtt", BAD, "mqtt.toml needs aiomqtt, which is not installed", remedy)]
+    return [Finding("mqtt", OK, f"a bridge to {found.broker.host}:{found.broker.port}")]
 
 
 def _of_policy(folder: Path) -> Finding:
@@ -82,7 +97,7 @@ def _of_retention(folder: Path) -> Finding:
 def _of_folder(folder: Path) -> list[Finding]:
     """Whoever may write into the folder may put a key or a policy there."""
     found = []
-    for path in (folder, *(folder / name for name in ("ca", "server", "devices", "blobs"))):
+    for path in (folder, *(folder / name for name in ("ca", "server", "devices", "hubs", "blobs"))):
         try:
             mode = stat.S_IMODE(path.stat().st_mode)
         except OSError:

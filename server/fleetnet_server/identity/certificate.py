@@ -6,6 +6,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID
 
+from fleetnet.errors import FleetError, TrustError
 from fleetnet_server.errors import IdentityError
 from fleetnet_server.identity.names import URI_PREFIX, is_device_name
 
@@ -30,6 +31,16 @@ def device_name(der: bytes) -> str:
             Nothing else.
     """
     return identity(der)[0]
+
+
+def refused_name(error: FleetError) -> str | None:
+    """Return whose certificate failed a handshake by its date; None: nobody was proved."""
+    if not isinstance(error, TrustError) or not error.certificate:
+        return None
+    try:
+        return device_name(error.certificate)
+    except IdentityError:
+        return None
 
 
 def public_key_hash(der: bytes) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from fleetnet_server.errors import FolderError
 
 # Folders with keys, and the store: it holds pre-shared keys and the log of who did what.
-_PRIVATE = ("ca", "server", "devices", "psk")
+_PRIVATE = ("ca", "server", "devices", "hubs", "psk")
 _STORE_SUFFIXES = (".db", ".db-wal", ".db-shm")
 
 _NOT_OWNER = 0o077  # mode bits of group and others: a key is for its owner only

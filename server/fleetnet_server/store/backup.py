@@ -4,7 +4,7 @@ A tar (POSIX.1-2001) of
 
     blobs/ab/abcdef...      content, named by its SHA-256
     fleet.db                the store; a name of its own in the manifest
-    fleetnet.toml ...       settings, policy, retention; with keys everything else as well
+    fleetnet.toml ...       settings, policy, retention, bridge; with keys everything else as well
     manifest.json           last: {"format", "made_ms", "layout", "store", "with_keys", "files"},
                             files: {name: [bytes, SHA-256]}
 
@@ -39,7 +39,7 @@ MANIFEST = "manifest.json"
 BLOBS = "blobs"
 
 # Without keys: what says how the fleet runs, and nothing that lets anybody in.
-_PLAIN = (SETTINGS, POLICY, RETENTION)
+_PLAIN = (SETTINGS, POLICY, RETENTION, "mqtt.toml")
 # Pages between two moves of the bar: 32 MiB.
 _PAGES_A_STEP = 4096
 

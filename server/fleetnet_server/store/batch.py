@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 
 from fleetnet_server.core.bodies import Message, inspect_body
+from fleetnet_server.core.relay_ports import Relayed
 
 _COLUMNS = "device, epoch, stream, seq, kind, t0, t1, received, body, problem"
 # Rows of one INSERT. SQLite's bindings give up the interpreter lock at every step, and a
@@ -25,6 +26,12 @@ _INSERTS = {
     for rows in _ROWS_A_STEP
 }
 _first_time = itemgetter(5)
+
+# (epoch of a hub, its stream, sequence up to which all that it carried is stored)
+CARRIED = (
+    "INSERT INTO carried(epoch, stream, last) VALUES(?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET last = max(last, excluded.last)"
+)
 
 
 # What was compacted has no row to conflict with. Of an ordinary message this is one seek
@@ -81,6 +88,18 @@ def newly_stored(connection: apsw.Connection, batch: Sequence[Message], stored: 
             keys.remove(key)  # a second copy within the batch is a duplicate
             new.append(index)
     return new
+
+
+def note_carriers(connection: apsw.Connection, batch: Sequence[Message]) -> None:
+    """Move what is durable of hubs' streams over the messages that came in them."""
+    marks: dict[tuple[int, int], int] = {}
+    for message in batch:
+        if type(message) is Relayed:
+            epoch, stream, seq = message.carrier
+            marks[epoch, stream] = max(seq, marks.get((epoch, stream), 0))
+    if marks:
+        rows = [(epoch, stream, seq) for (epoch, stream), seq in marks.items()]
+        connection.executemany(CARRIED, rows)
 
 
 def undated_devices(batch: Sequence[Message]) -> set[int]:

@@ -48,8 +48,10 @@ _ROWS = (  # constants of this module only
 )
 _DATED = (
     "SELECT json_group_array(id) FROM (SELECT h.id FROM held AS h JOIN messages AS m"
-    " ON m.id = h.id WHERE m.t0 IS NOT NULL ORDER BY h.id LIMIT ?1)"
+    " ON m.id = h.id WHERE m.t0 IS NOT NULL AND h.id <= ?2 ORDER BY h.id LIMIT ?1)"
 )
+# A bridge reads messages (outbox.py): what it lacks keeps its row, hidden as it may be.
+_FLOOR = f"SELECT coalesce(min(message), {_ALL}) FROM bridges WHERE until_ms > ?"  # noqa: S608
 _REMOVE = (
     "DELETE FROM messages AS m WHERE m.id > ?1 AND m.id <= ?2 AND"  # noqa: S608
     f" {_GOOD} AND NOT EXISTS (SELECT 1 FROM held AS h WHERE h.id = m.id)"
@@ -142,9 +144,10 @@ class Compactor:
         )
         if device < _ALL and last > before:
             return self._compact_devices(reader, before, last, device)
-        if removed < last:
-            return self._remove(removed, last)
-        return self._compact_held(reader) or self._open(reader, last)
+        floor = int(reader.execute(_FLOOR, (self._clock_ms(),)).get)
+        if removed < min(last, floor):
+            return self._remove(removed, min(last, floor))
+        return self._compact_held(reader, floor) or self._open(reader, last)
 
     def _open(self, reader: apsw.Connection, before: int) -> int:
         """Begin a window when it is full, or its oldest message old enough."""
@@ -197,12 +200,12 @@ class Compactor:
         self._commit(work)
         return (end - removed) * 100  # the rows of the indexes, about
 
-    def _compact_held(self, reader: apsw.Connection) -> int:
+    def _compact_held(self, reader: apsw.Connection, floor: int) -> int:
         """Compact messages whose boots were dated since their window."""
         now = time.monotonic()
         if now < self._held_due:
             return 0
-        text = reader.execute(_DATED, (self._pace.step_rows,)).get
+        text = reader.execute(_DATED, (self._pace.step_rows, floor)).get
         ids = _decode_ids(text)
         if not ids:
             self._held_due = now + _HELD_S

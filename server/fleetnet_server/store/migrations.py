@@ -208,8 +208,38 @@ CREATE INDEX blobs_device ON blobs(device, id, size);
 CREATE INDEX blobs_content ON blobs(sha256, size);
 """
 
+# Places of bridges in the messages: what another system (MQTT) has of them.
+_BRIDGES = """
+CREATE TABLE bridges(
+    name TEXT PRIMARY KEY,
+    message INTEGER NOT NULL,  -- the last one that it has
+    moved_ms INTEGER NOT NULL,  -- unix ms
+    until_ms INTEGER NOT NULL,  -- until then compaction leaves the rows of what it lacks
+    sent INTEGER NOT NULL DEFAULT 0,
+    dropped INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+"""
+
+# Hubs: whom each may speak for; and up to where what its streams carried is stored.
+_HUBS = """
+CREATE TABLE hubs(
+    device INTEGER NOT NULL REFERENCES devices(id),
+    hub INTEGER NOT NULL REFERENCES devices(id),
+    assigned_ms INTEGER NOT NULL,
+    came_ms INTEGER,  -- last, through this hub
+    PRIMARY KEY(device, hub)
+) WITHOUT ROWID;
+CREATE TABLE carried(
+    epoch INTEGER NOT NULL,
+    stream INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY(epoch, stream)
+) WITHOUT ROWID;
+"""
+
 STEPS: tuple[tuple[int, str], ...] = (
     (2, _COMMANDS + _BLOBS),
     (3, _IDENTITY),
     (4, _SERVICE + _HISTORY + _QUOTAS),
+    (5, _BRIDGES + _HUBS),
 )

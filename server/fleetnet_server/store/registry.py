@@ -271,6 +271,7 @@ class DeviceTable:
             )
             for table in ("psks", "claims", "renewals", "identities", "configs"):
                 connection.execute(f"DELETE FROM {table} WHERE device = ?", (number,))  # noqa: S608
+            connection.execute("DELETE FROM hubs WHERE ?1 IN (device, hub)", (number,))
             connection.execute(
                 "UPDATE commands SET ended_ms = ?2,"
                 " state = CASE WHEN sent_boot IS NULL THEN 'expired' ELSE 'lost' END"

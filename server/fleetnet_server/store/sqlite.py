@@ -26,6 +26,7 @@ from fleetnet_server.store.batch import (
     date_messages,
     insert,
     newly_stored,
+    note_carriers,
     undated_devices,
 )
 from fleetnet_server.store.registry import PROGRAM, DeviceTable
@@ -255,6 +256,7 @@ class SqliteStore:
                 if stored != len(batch):
                     new = newly_stored(connection, batch, stored)
                 apply_answers(connection, batch)
+                note_carriers(connection, batch)
                 undated = undated_devices(batch)
                 if offsets or undated:
                     date_messages(connection, offsets, undated, stored)

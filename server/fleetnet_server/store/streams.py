@@ -14,6 +14,7 @@ WATERMARKS = (
     " FROM streams WHERE n IS NOT NULL"
     " UNION ALL SELECT stream, max(last) FROM gaps WHERE epoch = ?1 GROUP BY stream"
     " UNION ALL SELECT stream, max(last) FROM known WHERE epoch = ?1 GROUP BY stream"
+    " UNION ALL SELECT stream, last FROM carried WHERE epoch = ?1"
 )
 
 # When the newest message of the newest epoch of device ?1 came, unix ms.

@@ -18,7 +18,7 @@ from fleetnet_server.core.events import KINDS
 from fleetnet_server.core.presence import HANDSHAKE_REASONS
 from fleetnet_server.web.auth import Gate
 from fleetnet_server.web.looked_up import LookedUp
-from fleetnet_server.web.ports import Running
+from fleetnet_server.web.ports import Bridge, Running
 from fleetnet_server.web.requests import Lag, Requests
 
 _LINKS = ("tls", "dtls")
@@ -58,12 +58,14 @@ class Collector:
         yield from self._store()
         yield from self._certificates()
         yield from self._services()
+        if self._running.bridge is not None:
+            yield from mqtt_metrics(self._running.bridge)
         yield from self._http()
 
     def _sessions(self) -> Iterator[Metric]:
         presence = self._running.presence
         none = dict.fromkeys(_LINKS, 0)
-        online = {link: presence.online.get(link, 0) for link in _LINKS}
+        online = {link: presence.online.get(link, 0) for link in (*_LINKS, "hub")}
         yield _gauge("fleetnet_sessions", "Open sessions.", online, "link")
         yield _counter("fleetnet_sessions_opened", "Sessions opened.", presence.opened_count)
         yield _counter("fleetnet_sessions_ended", "Sessions ended.", presence.ended_count)
@@ -195,6 +197,23 @@ class Collector:
             "fleetnet_loop_lag_seconds", "How late the event loop was, worst of 10 s.",
             self._lag.seconds,
         )  # fmt: skip
+
+
+def mqtt_metrics(bridge: Bridge) -> Iterator[Metric]:
+    """Yield what the bridge counts (docs/mqtt.md); there is none without mqtt.toml."""
+    counters = bridge.counters
+    yield _number("fleetnet_mqtt_connected", "1: the broker is connected.", bridge.is_connected)
+    yield _number(
+        "fleetnet_mqtt_behind_messages", "Stored messages that the broker lacks.", bridge.behind
+    )
+    yield _counter("fleetnet_mqtt_connections", "Connections opened.", counters.connections)
+    yield _counter("fleetnet_mqtt_readings", "Readings that the broker took.", counters.readings)
+    for name, text, label, values in (
+        ("sent", "MQTT messages that the broker took.", "sort", counters.sent),
+        ("dropped", "MQTT messages that will not be sent.", "reason", counters.dropped),
+        ("requests", "MQTT requests by how they ended.", "state", counters.requests),
+    ):
+        yield _counters(f"fleetnet_mqtt_{name}", text, values, label)
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

@@ -38,7 +38,7 @@ class Connection(Document):
     """What the running server knows of a device's session."""
 
     state: str = Field(description="online or offline")
-    link: str = Field(description="tls, dtls, or empty")
+    link: str = Field(description="tls, dtls, hub, or empty")
     address: str
     since_ms: int | None
     last_seen_ms: int | None
@@ -52,6 +52,7 @@ class Connection(Document):
     duplicates: int
     lost: int = Field(description="messages that the device gave up")
     lag_ms: int | None = Field(description="age of the newest reading when it arrived")
+    via: str = Field(description="the hub that it came through, or empty")
 
 
 class Device(Document):

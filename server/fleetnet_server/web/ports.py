@@ -228,6 +228,34 @@ class Listeners(Protocol):
     def doors(self) -> Mapping[str, Door]: ...
 
 
+class BridgeCounters(Protocol):
+    """What a bridge counts (bridge/counters.py)."""
+
+    readings: int
+    connections: int
+
+    @property
+    def sent(self) -> Mapping[str, int]: ...
+
+    @property
+    def dropped(self) -> Mapping[str, int]: ...
+
+    @property
+    def requests(self) -> Mapping[str, int]: ...
+
+
+class Bridge(Protocol):
+    """The bridge to MQTT (bridge/mqtt.py)."""
+
+    is_connected: bool
+
+    @property
+    def counters(self) -> BridgeCounters: ...
+
+    @property
+    def behind(self) -> int: ...
+
+
 class AuditCounter(AuditLog, Protocol):
     """The audit log, with the rows that found no room."""
 
@@ -258,6 +286,9 @@ class Running(Protocol):
 
     @property
     def listeners(self) -> Listeners: ...
+
+    @property
+    def bridge(self) -> Bridge | None: ...
 
     commands: Commands
     configs: Configs

@@ -15,6 +15,7 @@ from fleetnet_server.cli.main import main
 from fleetnet_server.core.blob_ports import BlobRow
 from fleetnet_server.identity import pki
 from fleetnet_server.store.blobs import _insert, content_path
+from fleetnet_server.store.outbox import Outbox
 from fleetnet_server.store.sqlite import SqliteStore
 from interpreters import ROOT
 from server.cli.running import NOW, fleetnet, put
@@ -62,6 +63,12 @@ RUN: dict[str, tuple[str, ...]] = {
     "cert inspect": ("{fleet}/server/cert.der",),
     "cert convert": ("{fleet}/server/chain.pem", "{tmp}/leaf.der", "--pick", "1"),
     "cert self-signed": ("box", "--out", "{tmp}/pair"),
+    "hub assign": ("probe", "cam-1"),
+    "hub unassign": ("probe", "cam-1"),
+    "hub list": (),
+    "mqtt show": (),
+    "mqtt discovery": (),
+    "mqtt forget": ("home",),
     "psk add": ("cam-2",),
     "psk rotate": ("probe",),
     "psk remove": ("probe",),
@@ -92,6 +99,8 @@ ELSEWHERE = {
     "bench": "test_bench.py",
     "demo": "MicroPython: tests/end_to_end/test_made_fleets.py",
     "device install": "a board: tests/provision/",
+    "hub cert": "a flat CA: test_hub.py",
+    "mqtt check": "a broker: test_mqtt.py",
     "serve": "it has no end: tests/end_to_end/",
     "tail": "it has no end: test_commands.py",
 }
@@ -104,6 +113,7 @@ _BEFORE: dict[str, tuple[tuple[str, ...], ...]] = {
     "ca forget": (("ca", "import", "--cert", "{tmp}/theirs.pem"),),
     "store restore": (("store", "backup", "{tmp}/backup"),),
 }
+_MQTT = '[broker]\nhost = "192.0.2.1"\n[state]\nenabled = true\n[home_assistant]\nenabled = true\n'
 # Their rows come from a device; the tests of end_to_end/ and of logs see them.
 _EMPTY_HERE = ("logs",)
 
@@ -118,6 +128,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings.write("\nenrol_port = 1\n")
     fleetnet("-C", folder, "device", "add", "cam-1")
     fleetnet("-C", folder, "psk", "add", "probe")
+    fleetnet("-C", folder, "hub", "assign", "probe", "cam-1")
     fleetnet("-C", folder, "token", "add", "dashboard")
     (place / "config.json").write_text('{"rate": 5}')
     fleetnet("-C", folder, "config", "set", "cam-1", place / "config.json")
@@ -126,6 +137,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with SqliteStore(folder / "fleet.db") as store:
         row = BlobRow(1, 1, "frame", 22, 4, bytes(32), NOW, NOW)
         store.transact(lambda db: _insert(db, [row]))
+        Outbox(store, "home").start(1000)
     path = folder / "blobs" / content_path(bytes(32))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\xff\xd8\xff\xd9")
@@ -140,6 +152,8 @@ def fleet(template: Path, tmp_path: Path, name: str) -> Path:
     else:
         shutil.copytree(template, folder)
     (tmp_path / "config.json").write_text('{"rate": 5}')
+    if name.startswith("mqtt"):
+        (folder / "mqtt.toml").write_text(_MQTT)
     (tmp_path / "theirs.pem").write_bytes(pki.to_pem(pki.create_ca("theirs").certificate))
     for arguments in _BEFORE.get(name, ()):
         fleetnet("-C", folder, *(one.format(tmp=tmp_path) for one in arguments))

@@ -85,6 +85,15 @@ def test_all_of_it_comes_back(fleet: Path, tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
+def test_the_bridge_is_in_it_without_its_password(fleet: Path, tmp_path: Path) -> None:
+    (fleet / "mqtt.toml").write_text('[broker]\nhost = "mqtt.example"\n')
+    (fleet / "mqtt-password").write_text("secret")
+    make_backup(fleet, fleet / "fleet.db", tmp_path / "b.tar")
+    restore_backup(tmp_path / "b.tar", tmp_path / "new", "test")
+    assert (tmp_path / "new" / "mqtt.toml").read_text() == (fleet / "mqtt.toml").read_text()
+    assert not (tmp_path / "new" / "mqtt-password").exists()
+
+
 def test_keys_are_in_it_when_asked_for(fleet: Path, tmp_path: Path) -> None:
     make_backup(fleet, fleet / "fleet.db", tmp_path / "b.tar", with_keys=True)
     assert restore_backup(tmp_path / "b.tar", tmp_path / "new", "test").has_keys

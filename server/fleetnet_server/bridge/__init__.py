@@ -1,0 +1,1 @@
+"""What hands on readings, events and presence to other systems; imports no store and no web."""
