@@ -16,12 +16,14 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Self
 
 import fleetnet_server
+import forked
 from bad_network import Address
 from end_to_end.device_process import PATIENCE_S, DeviceProcess
 from end_to_end.store_check import Account
@@ -76,7 +78,10 @@ class Fleet:
     Attributes:
         tls, dtls: the server's addresses; they stay the same when it is started again.
         starts: how often the server was started.
+        modules: what its server imports, beside what every command does.
     """
+
+    modules: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, commit_interval_ms: float = 20.0):
         self.folder = folder
@@ -91,7 +96,7 @@ class Fleet:
             dtls_port=self.dtls[1],
             commit_interval_ms=commit_interval_ms,
         )
-        self._server: asyncio.subprocess.Process | None = None
+        self._server: forked.Process | asyncio.subprocess.Process | None = None
         self._log = folder.with_suffix(".log")
         create_fleet(folder, ("localhost",))
 
@@ -105,10 +110,19 @@ class Fleet:
 
     # -- the server ------------------------------------------------------------------
 
+    def arguments(self, *arguments: str) -> list[str]:
+        """Those of a `fleetnet` command for this fleet."""
+        return ["-C", str(self.folder), *arguments]
+
     def command(self, *arguments: str) -> list[str]:
-        """A `fleetnet` command for this fleet."""
-        program = [sys.executable, "-m", "fleetnet_server.cli.main"]
-        return [*program, "-C", str(self.folder), *arguments]
+        """A whole `fleetnet` command for this fleet."""
+        return [*forked.COMMAND, *self.arguments(*arguments)]
+
+    async def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a `fleetnet` command beside the server."""
+        return await asyncio.to_thread(
+            forked.run, self.arguments(*arguments), self.environment()
+        )
 
     def environment(self) -> dict[str, str]:
         """Settings by environment; what the tests themselves listen to is left out."""
@@ -125,17 +139,22 @@ class Fleet:
 
     async def start_server(self, program: Path | None = None) -> None:
         """Start it, or ``program`` in its place, and wait until it accepts devices."""
-        command = self.command("serve", "--json", "--quiet")
-        if program is not None:
-            command[1:3] = [str(program)]
+        arguments = self.arguments("serve", "--json", "--quiet")
         with self._log.open("ab") as log:
-            self._server = await asyncio.create_subprocess_exec(
-                *command,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env=self.environment(),
-                start_new_session=True,
-            )
+            if program is None:
+                self._server = await forked.start(
+                    arguments, self.environment(), log, self.modules
+                )
+            else:
+                self._server = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    str(program),
+                    *arguments,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                    env=self.environment(),
+                    start_new_session=True,
+                )
         self.starts += 1
         assert self._server.stdout is not None
         line = await asyncio.wait_for(self._server.stdout.readline(), PATIENCE_S)

@@ -9,15 +9,9 @@ from end_to_end.fleet import Fleet
 
 async def fleetnet(fleet: Fleet, *arguments: str, code: int = 0) -> str:
     """Run a command beside the server; return what it printed, errors behind the rest."""
-    process = await asyncio.create_subprocess_exec(
-        *fleet.command(*arguments),
-        env=fleet.environment(),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode == code, (arguments, out, err)
-    return (out + err).decode()
+    done = await fleet.run(*arguments)
+    assert done.returncode == code, (arguments, done.stdout, done.stderr)
+    return done.stdout + done.stderr
 
 
 async def audit(fleet: Fleet, action: str) -> list[dict[str, Any]]:

@@ -84,15 +84,9 @@ async def idle(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 async def fleetnet(fleet: Fleet, *arguments: str, code: int = 0) -> Any:
     """Run a `fleetnet` command as another process; return what its --json printed."""
-    process = await asyncio.create_subprocess_exec(
-        *fleet.command(*arguments, "--json"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=fleet.environment(),
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == code, (arguments, out, err)
-    return json.loads(out) if out else err.decode()
+    done = await fleet.run(*arguments, "--json")
+    assert done.returncode == code, (arguments, done.stdout, done.stderr)
+    return json.loads(done.stdout) if done.stdout else done.stderr
 
 
 # -- call --------------------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import forked
 from end_to_end.device_process import until
 from end_to_end.fleet import Fleet, free_port, name_of
 from end_to_end.store_check import faults_of
@@ -24,13 +24,10 @@ every_link = pytest.mark.parametrize("link", ["tls", "dtls"])
 
 def run(fleet: Fleet, *arguments: str) -> Any:
     """Run `fleetnet psk` beside the server; return what it says as JSON."""
-    command = fleet.command("psk", *arguments)
-    if arguments[0] != "export":
-        command.append("--json")
-    done = subprocess.run(
-        command, env=fleet.environment(), capture_output=True, text=True, timeout=60, check=True
-    )
-    return json.loads(done.stdout) if arguments[0] != "export" else done.stdout
+    more = ("--json",) if arguments[0] != "export" else ()
+    done = forked.run(fleet.arguments("psk", *arguments, *more), fleet.environment())
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout) if more else done.stdout
 
 
 def add(fleet: Fleet, name: str, link: str, *options: str) -> Path:

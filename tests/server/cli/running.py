@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forked
 from fleetnet.frame import READINGS
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.store.sqlite import SqliteStore
@@ -30,11 +31,7 @@ def environment(**more: str) -> dict[str, str]:
 def fleetnet(
     *arguments: object, code: int = 0, text: str = "", **more: str
 ) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        input=text, capture_output=True, text=True, check=False, timeout=60,
-        env=environment(**more),
-    )  # fmt: skip
+    done = forked.run(arguments, environment(**more), text)
     assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
     return done
 

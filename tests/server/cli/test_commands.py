@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from fleetnet.frame import READINGS
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.identity.server_keys import ServerKeys
@@ -28,14 +29,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def fleetnet(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=environment(**more),
-    )
+    return forked.run(arguments, environment(**more))
 
 
 @pytest.fixture

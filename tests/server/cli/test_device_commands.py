@@ -9,27 +9,20 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from fleetnet.commands import encode_config_state, encode_log, encode_result
 from fleetnet.frame import CONFIG_STATE, LOG, RESULT
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.served import take_lock
 from fleetnet_server.store.sqlite import SqliteStore
+from server.cli.running import environment
 
 NOW = 1_800_000_000_000
 COMMAND = [sys.executable, "-m", "fleetnet_server.cli.main"]
 
 
 def fleetnet(*arguments: object, code: int = 0, text: str = "") -> subprocess.CompletedProcess[str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("FLEETNET_")}
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+    done = forked.run(arguments, environment(), text)
     assert done.returncode == code, (arguments, done.stdout, done.stderr)
     return done
 

@@ -3,20 +3,18 @@
 import json
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import forked
 from fleetnet_server.config import load_settings
 from fleetnet_server.identity.psk import FindKey
 from fleetnet_server.store.psks import PskTable
 from fleetnet_server.store.sqlite import SqliteStore
-
-COMMAND = [sys.executable, "-m", "fleetnet_server.cli.main"]
+from server.cli.running import environment
 
 Run = Callable[..., Any]
 
@@ -31,15 +29,7 @@ def fleetnet(folder: Path) -> Run:
     """Function that runs a command in a new fleet; JSON comes back as an object."""
 
     def run(*arguments: object, code: int = 0) -> Any:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("FLEETNET_")}
-        done = subprocess.run(
-            [*COMMAND, "-C", str(folder), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            env={**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        done = forked.run(("-C", folder, *arguments), environment())
         assert done.returncode == code, (arguments, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         if code:

@@ -35,6 +35,8 @@ class WebFleet(Fleet):
         web: the address. tokens: by name; "read", "command", "config", "admin" are there.
     """
 
+    modules = ("fleetnet_server.web.serving", "uvicorn.protocols.http.h11_impl")
+
     def __init__(self, folder: Path):
         super().__init__(folder)
         self.web = ("127.0.0.1", free_port())
