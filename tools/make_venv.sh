@@ -38,8 +38,10 @@ if [ "$(cat "$folder/made-in" 2>/dev/null)" != "$here" ] ||
     }
     echo "$here" >"$folder/made-in"
 fi
+# --no-compile: most modules of the packages are never imported; those that are, are compiled then.
 step "$name-pip" "Python packages [$extras] in $folder" \
     "$folder/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
+    --no-compile \
     -e ".[$extras]" || {
     explain "$name-pip"
     echo "  pip could not install the packages; check the network or pip's index and run make again" >&2

@@ -17,7 +17,6 @@ target=${1:?demo, test or bench}
 mkdir -p .tools/logs
 absent=$(mktemp .tools/absent.XXXXXX)
 chmod 644 "$absent"
-trap 'rm -f "$absent"' EXIT
 
 note() {
     printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$absent"
@@ -57,33 +56,23 @@ debian_tool() {
     fi
 }
 
-other_pythons() {
-    local version main python
-    main=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    for version in 3.11 3.12 3.13; do
-        [ "$version" != "$main" ] || continue
-        if python=$(tools/find_python.sh "$version"); then
-            tools/make_venv.sh ".venv-$version" "$python" server,test ||
-                note "Python $version" required "its packages could not be installed"
-        else
-            note "Python $version" optional "no such interpreter here"
-        fi
-    done
+other_python() {
+    local version=$1 other
+    if other=$(tools/find_python.sh "$version"); then
+        tools/make_venv.sh ".venv-$version" "$other" portable ||
+            note "Python $version" required "its packages could not be installed"
+    else
+        note "Python $version" optional "no such interpreter here"
+    fi
 }
 
-python=$(tools/find_python.sh)
-case $target in
-    test) tools/make_venv.sh .venv "$python" server,dev ;;
-    demo) tools/make_venv.sh .venv "$python" server,web ;;
-    bench) tools/make_venv.sh .venv "$python" server,bench ;;
-    *) echo "setup: demo, test or bench, not $target" >&2; exit 2 ;;
-esac
-micropython trixie required "MicroPython 1.25 (Debian trixie)"
-if [ "$target" = test ]; then
-    micropython sid optional "newest MicroPython (Debian sid)"
-    other_pythons
-fi
-if [ "$target" != demo ]; then
+micropythons() {
+    micropython trixie required "MicroPython 1.25 (Debian trixie)"
+    [ "$target" != test ] || micropython sid optional "newest MicroPython (Debian sid)"
+}
+
+debian_tools() {
+    [ "$target" != demo ] || return 0
     debian_tool openssl openssl
     debian_tool mosquitto mosquitto
     debian_tool faketime faketime
@@ -93,8 +82,58 @@ if [ "$target" != demo ]; then
     debian_tool promtool prometheus
     debian_tool chromium chromium
     debian_tool curl curl
+    [ "$target" != bench ] || debian_tool coap-server-openssl libcoap3-bin
+}
+
+# aside COMMAND... : run it beside what follows, its words kept until together() waits for it:
+# one waits for the network while another unpacks, and there are two cores.
+asides=()
+aside() {
+    local words
+    words=$(mktemp .tools/logs/aside.XXXXXX)
+    set -m    # a process group of its own, see stop()
+    "$@" >"$words" 2>&1 </dev/null &
+    set +m
+    asides+=("$!:$words")
+}
+
+together() {
+    local each
+    for each in "${asides[@]}"; do
+        wait "${each%%:*}" || true    # what could not be had is in the notes
+        cat "${each#*:}" >&2
+        rm -f "${each#*:}"
+    done
+    asides=()
+}
+
+stop() {
+    local each
+    for each in "${asides[@]}"; do
+        kill -TERM -- "-${each%%:*}" 2>/dev/null || true
+        rm -f "${each#*:}"
+    done
+    rm -f "$absent"
+}
+trap stop EXIT
+
+case $target in
+    test) extras=server,dev ;;
+    demo) extras=server,web ;;
+    bench) extras=server,bench ;;
+    *) echo "setup: demo, test or bench, not $target" >&2; exit 2 ;;
+esac
+python=$(tools/find_python.sh)
+aside micropythons
+aside debian_tools
+if [ "$target" = test ]; then
+    ours=$python
+    [ ! -x .venv/bin/python ] || ours=.venv/bin/python
+    main=$("$ours" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    for version in 3.11 3.12 3.13; do
+        [ "$version" = "$main" ] || aside other_python "$version"
+    done
 fi
-if [ "$target" = bench ]; then
-    debian_tool coap-server-openssl libcoap3-bin
-fi
+tools/make_venv.sh .venv "$python" "$extras"
+together
 mv "$absent" .tools/absent
