@@ -2,14 +2,16 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser
 
-from server.web.chromium import CHROMIUM, chromium
 from server.web.orchard import CAMERA, STAR, Orchard
 from server.web.world import WebFleet
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 
 @pytest.fixture
@@ -24,8 +26,11 @@ async def fleet(tmp_path: Path) -> AsyncIterator[WebFleet]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
+async def browser() -> AsyncIterator["Browser"]:
     """A Chromium for the tests of one file."""
+    # Imported here: what asks without a browser also runs where there is no playwright.
+    from server.web.chromium import CHROMIUM, chromium
+
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     async with chromium() as made:
