@@ -72,7 +72,7 @@ class Server:
     async def open(self, context: Context) -> Any:
         """Connect a client of this listener's kind."""
         connect: Any = open_datagram if self.kind == "dtls" else open_stream
-        return await connect(HOST, self.listener.port, context, timeout_ms=5000)
+        return await connect(HOST, self.listener.port, context, timeout_ms=30_000)
 
 
 @contextlib.asynccontextmanager

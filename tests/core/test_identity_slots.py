@@ -35,10 +35,9 @@ class Naive(Slots):
 
 
 async def test_the_order_of_writes_alone_is_enough():
-    for has_bundle in (True, False):
-        for renames_over in (True, False):
-            cuts, bad = await cut_everywhere(Naive, has_bundle, renames_over)
-            assert cuts > 100 and not bad, (has_bundle, renames_over, bad[:5])
+    for has_bundle, renames_over in ((True, False), (False, True)):
+        cuts, bad = await cut_everywhere(Naive, has_bundle, renames_over)
+        assert cuts > 100 and not bad, (has_bundle, renames_over, bad[:5])
 
 
 class NamedFirst(Naive):

@@ -2,7 +2,8 @@
 
 A run of two laps with outages is recorded operation by operation. Every state that a cut can
 leave is opened again: what had been written whole must be there, in order, once and unaltered,
-and writing must go on behind it. CPython tries every offset, MicroPython a sample of them.
+and writing must go on behind it. CPython tries every offset, with two of the tails in turn,
+MicroPython a sample of the offsets.
 """
 
 import sys
@@ -194,6 +195,8 @@ def cut_everywhere(trial, operations, stride=STRIDE):
                 written = must.payloads()
                 trial.is_stopped = (operation, name, data) == operations[-1] and at == len(data)
                 for kind, tail in enumerate(tails(data, overwritten, at, stale, random)):
+                    if stride == 1 and (offset + 2 * kind) % 5 > 1:
+                        continue  # in five bytes each tail has its turn twice
                     if kind == 4 and is_segment and data[:300] == stale:
                         continue  # there is no earlier lap yet
                     state = files.copy()
@@ -208,7 +211,7 @@ def test_a_cut_at_every_byte_with_five_tails():
     trial = Trial(stored)
     cut_everywhere(trial, operations)
     print("power cuts:", trial.cases, "bad:", len(trial.bad))
-    assert trial.cases > (60_000 if STRIDE == 1 else 1000)
+    assert trial.cases > (24_000 if STRIDE == 1 else 1000)
     assert not trial.bad, trial.bad[:5]
 
 

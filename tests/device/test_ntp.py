@@ -53,7 +53,7 @@ async def asked(runtime: Interpreter | None, answers: list[bytes], timeout_ms: i
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(), 20)
+        out, err = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == 0, err.decode()
         assert server.questions[0][0] == 0x1B and len(server.questions[0]) == 48
         found: list[object] = json.loads(out)

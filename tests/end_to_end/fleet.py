@@ -167,7 +167,7 @@ class Fleet:
         os.kill(self._server.pid, signal.SIGKILL)
         assert await self._server.wait() == -signal.SIGKILL, self.log()
 
-    async def terminate_server(self, timeout_s: float = 20.0) -> float:
+    async def terminate_server(self, timeout_s: float = 30.0) -> float:
         """SIGTERM; return the seconds it took to end, which must be with exit code 0."""
         assert self._server is not None
         began = time.monotonic()

@@ -20,7 +20,7 @@ async def audit(fleet: Fleet, action: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-async def until_noted(fleet: Fleet, action: str, timeout_s: float = 10.0) -> dict[str, Any]:
+async def until_noted(fleet: Fleet, action: str, timeout_s: float = 30.0) -> dict[str, Any]:
     """Wait for a row of an action; return the newest."""
     async with asyncio.timeout(timeout_s):
         while not (rows := await audit(fleet, action)):

@@ -29,7 +29,7 @@ HELLO_BEGINS = b"\x16\x03\x01\x00\xc8\x01"
 
 def connect(address: str, port: int) -> socket.socket:
     sock = socket.socket()
-    sock.settimeout(10.0)
+    sock.settimeout(30.0)
     sock.bind((address, 0))
     sock.connect(("127.0.0.1", port))
     sock.setblocking(False)
@@ -39,7 +39,7 @@ def connect(address: str, port: int) -> socket.socket:
 def half_open(address: str, port: int, pki: Pki) -> socket.socket:
     """A DTLS client that proves its address by the cookie, and says no more."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.settimeout(10.0)
+    sock.settimeout(30.0)
     sock.bind((address, 0))
     sock.connect(("127.0.0.1", port))
     ssl = SslObject(context_of(pki, datagram=True), "localhost", "test", mtu=1200)

@@ -67,7 +67,7 @@ class HubProcess:
     async def finish(self) -> dict[str, Any]:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        await asyncio.wait_for(self._process.wait(), 20)
+        await asyncio.wait_for(self._process.wait(), 30)
         await self._reader
         assert self._process.returncode == 0 and not self.noise, "".join(self.noise)
         return self.said
@@ -236,7 +236,7 @@ async def test_the_example_prints_what_comes(fleet: Fleet, runtime: Interpreter 
         assert process.stdout is not None
         assert (await process.stdout.readline()).strip() == b"listening"
         await fleet.start_device("cam", "tls", None)
-        line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().split()
+        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().split()
         assert line[:2] == ["cam", "temperature"] and int(line[2]) > 1_700_000_000_000
     finally:
         process.kill()

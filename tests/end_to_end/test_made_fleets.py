@@ -59,7 +59,7 @@ async def test_example_sends_readings(fleet: Fleet, interpreter: object) -> None
         path, "examples/telemetry.py", str(bundle), env=device_environment(), cwd=ROOT
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not (await run(fleet.command("query", "--json"), fleet.environment()))[1]:
                 await asyncio.sleep(0.2)
     finally:

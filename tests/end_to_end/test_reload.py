@@ -53,7 +53,7 @@ async def seen_serials(fleet: Fleet) -> list[int]:
     for (host, port), options in ((fleet.tls, []), (fleet.dtls, ["-dtls1_2"])):
         command = ["openssl", "s_client", "-connect", f"{host}:{port}", *options]
         done = await asyncio.to_thread(
-            subprocess.run, command, input=b"", capture_output=True, timeout=20, check=False
+            subprocess.run, command, input=b"", capture_output=True, timeout=30, check=False
         )
         found = re.search(rb"-----BEGIN CERTIFICATE-----.*?-----END[^\n]*", done.stdout, re.S)
         assert found, done.stderr

@@ -132,7 +132,7 @@ class Guest:
         """Send a sequenced frame whatever the window says."""
         self.stream.write(wire.encode_frame(kind, wire.SEQUENCED | stream, seq, payload))
 
-    async def until(self, found: Callable[[], bool], what: str = "", timeout_s: float = 10) -> None:
+    async def until(self, found: Callable[[], bool], what: str = "", timeout_s: float = 30) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 while not found():

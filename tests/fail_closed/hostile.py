@@ -180,7 +180,7 @@ def _serve_old(
                 continue
             peer, _ = listener.accept()
             with peer:
-                peer.settimeout(2.0)
+                peer.settimeout(10.0)
                 while data := peer.recv(4096):
                     peer.sendall(_answer(connection, wire, data))
 
@@ -205,7 +205,7 @@ def old_client(datagram: bool, device: Credential, number: int) -> bytes:
     said = b""
     with socket.socket(type=kind) as sock:
         sock.connect((HOST, number))
-        sock.settimeout(5)
+        sock.settimeout(30)
         for _ in range(2 if datagram else 1):
             with contextlib.suppress(SSL.Error):
                 connection.do_handshake()
@@ -218,7 +218,7 @@ def old_client(datagram: bool, device: Credential, number: int) -> bytes:
 
 
 async def nothing_is_left(running: Backend) -> None:
-    """Wait until no connection, association or handshake is left; 15 s at most."""
-    async with asyncio.timeout(15):
+    """Wait until no connection, association or handshake is left; 30 s at most."""
+    async with asyncio.timeout(30):
         while running.tls.connections or running.tls.half_open or running.dtls.acceptor.half_open:
             await asyncio.sleep(0.02)

@@ -130,7 +130,7 @@ def give_up(pki: Pki, number: int, version: int, flights: int) -> None:
     connection = SSL.Connection(context.native, None)
     connection.set_connect_state()
     with socket.create_connection((HOST, number), 5) as sock, contextlib.suppress(OSError):
-        sock.settimeout(2)
+        sock.settimeout(10)
         for _ in range(flights):
             with contextlib.suppress(SSL.Error):
                 connection.do_handshake()

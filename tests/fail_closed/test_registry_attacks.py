@@ -91,7 +91,7 @@ async def test_two_cas_that_count_from_one(tmp_path: Path) -> None:
 async def until_row(backend: Backend, action: str, count: int = 1) -> list[tuple[str, str]]:
     """Wait for rows of the audit log; return (device, detail)."""
     rows: list[tuple[str, str]] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(rows) < count:
             await asyncio.sleep(0.02)
             rows = backend.store.read(

@@ -102,7 +102,7 @@ class Puppet:
             self.sock.send(datagram)
         return datagrams
 
-    async def take(self, timeout_s: float = 3.0) -> bytes | None:
+    async def take(self, timeout_s: float = 30.0) -> bytes | None:
         loop = asyncio.get_running_loop()
         try:
             return await asyncio.wait_for(loop.sock_recv(self.sock, 4096), timeout_s)

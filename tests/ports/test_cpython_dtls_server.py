@@ -47,7 +47,7 @@ async def serving(context: Any, callback: Any) -> AsyncIterator[DatagramListener
         yield listener
     finally:
         listener.close()
-        await asyncio.wait_for(listener.wait_closed(), 3)
+        await asyncio.wait_for(listener.wait_closed(), 30)
         await asyncio.sleep(0.01)
 
 
@@ -197,7 +197,7 @@ async def test_close_ends_everything(pki: Pki) -> None:
     link.send(b"x")
     assert await link.receive(3000) == b"echo x"
     listener.close()
-    await asyncio.wait_for(listener.wait_closed(), 3)
+    await asyncio.wait_for(listener.wait_closed(), 30)
     with pytest.raises(LinkClosed):
         await link.receive(3000)
     assert listener._sock is None and not listener._tasks

@@ -208,7 +208,7 @@ class Serving:
         """Return the alert that ends this client's attempt."""
         with pytest.raises(Rejected) as caught:
             link = await self._connect(
-                HOST, self.listener.port, client, "localhost", timeout_ms=8000
+                HOST, self.listener.port, client, "localhost", timeout_ms=30_000
             )
             await link.read(100)
         return caught.value.alert or 0

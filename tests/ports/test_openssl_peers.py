@@ -134,7 +134,7 @@ async def greet(context: Context, port: int, name: str = "localhost") -> tuple[b
     async with stream:
         stream.write(b"hello\n")
         await stream.drain()
-        return await asyncio.wait_for(stream.readline(), 5), stream.cipher()
+        return await asyncio.wait_for(stream.readline(), 30), stream.cipher()
 
 
 async def test_we_come_to_openssl_over_tls() -> None:
@@ -149,7 +149,7 @@ async def test_we_come_to_openssl_over_dtls() -> None:
     options = ("-nocert", "-psk", KEY.hex(), "-dtls1_2", "-listen")
     with s_server(*options) as (port, program):
         context = client_context(psk=(b"cam-1", KEY), datagram=True)
-        link = await open_dtls(HOST, port, context, timeout_ms=5000)
+        link = await open_dtls(HOST, port, context, timeout_ms=30_000)
         link.send(b"from the camera\n")
         await until(program, "from the camera")
         program.say("from s_server\n")
@@ -216,7 +216,7 @@ async def test_we_come_to_mosquitto(tmp_path: Path) -> None:
         async with stream:
             stream.write(CONNECT)
             await stream.drain()
-            assert await asyncio.wait_for(stream.readexactly(4), 5) == CONNACK
+            assert await asyncio.wait_for(stream.readexactly(4), 30) == CONNACK
             assert stream.cipher() is not None and "-PSK-" in stream.cipher()[0]
         await until(program, "u'cam-1'")  # the broker took the identity for the user's name
         for psk in (("cam-1", KEY[::-1]), ("cam-2", KEY)):
@@ -264,7 +264,7 @@ async def test_a_pinned_openssl(pki: Pki, tmp_path: Path, tls: str) -> None:
         if not datagram:
             assert (await greet(context, port))[0] == b"olleh\n"
             return
-        link = await open_dtls(HOST, port, context, timeout_ms=5000)
+        link = await open_dtls(HOST, port, context, timeout_ms=30_000)
         link.send(b"hello\n")
         await until(program, "hello")
         link.close()

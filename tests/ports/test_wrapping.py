@@ -100,7 +100,7 @@ def echo(pki: Pki, tmp_path: Path) -> Iterator[int]:
                 raw = listener.accept()[0]
             except OSError:
                 return
-            raw.settimeout(10)
+            raw.settimeout(30)
             try:
                 with context.wrap_socket(raw, server_side=True) as secure:
                     secure.sendall(b"you said " + secure.recv(100))
@@ -113,7 +113,7 @@ def echo(pki: Pki, tmp_path: Path) -> Iterator[int]:
     yield listener.getsockname()[1]
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
-    thread.join(15)
+    thread.join(30)
 
 
 @every_runtime
@@ -220,7 +220,7 @@ def test_what_cert_reqs_means_for_a_server(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ours = socket.create_connection(listener.getsockname(), 10)
         theirs = listener.accept()[0]
-    theirs.settimeout(10)
+    theirs.settimeout(30)
     pair = getattr(pki, credential) if credential else (None, None)
     said: list[object] = []
 
@@ -250,7 +250,7 @@ def test_what_cert_reqs_means_for_a_server(
     except (Rejected, LinkClosed):
         answer = b""
     finally:
-        thread.join(15)
+        thread.join(30)
         ours.close()
     assert answer == (b"welcome\n" if comes_in else b"")
     assert (said[0] == b"hello\n") == comes_in, said

@@ -106,7 +106,7 @@ async def test_cut_at_every_file(
     first.close()
     wanted = Wanted(generation(2), bundles[1], main=b"pass\n")
     # Of the library's files, which go into a new folder and are sent alike, some are enough.
-    stride = 12 if runtime.version[:2] == (1, 25) and before == "installed" else 30
+    stride = 24 if runtime.version[:2] == (1, 25) and before == "installed" else 60
     told = await asyncio.to_thread(steps_of, wanted, first.folder, boards, runtime)
     alike = [at for at, text in enumerate(told, 1) if re.match(r"(sending|sent) .*/lib/", text)]
     assert len(alike) >= 2 * len(MODULES)

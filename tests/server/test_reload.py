@@ -63,7 +63,7 @@ def settings(**changes: float) -> Settings:
     return Settings(bind="127.0.0.1", tls_port=0, dtls_port=0, **changes)  # type: ignore[arg-type]
 
 
-async def until(is_true: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+async def until(is_true: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_true():
         assert time.monotonic() < deadline, f"still not: {what}"

@@ -22,7 +22,7 @@ from fleetnet_server.identity.pki import to_pem
 from pki import Pki, key_pem
 
 HOST = "127.0.0.1"
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 USER, PASSWORD = "bridge", "correct horse"
 IDENTITY, KEY = "fleet-1", "00112233445566778899aabbccddeeff"
 # Debian has it in a folder that a user's PATH lacks.

@@ -167,7 +167,7 @@ def test_tail_shows_what_becomes_durable_and_ends_with_0(fleet: Path) -> None:
         put(fleet, 2, '[1,0,["t"],[[0,0,2]]]')
         assert json.loads(process.stdout.readline())["value"] == 2
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(30) == 0
         assert process.stdout.read() == ""
     finally:
         signal.signal(signal.SIGINT, before)

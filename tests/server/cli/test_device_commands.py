@@ -151,6 +151,6 @@ def test_ctrl_c_while_it_waits_says_what_becomes_of_the_command(fleet: Path) -> 
     assert process.stderr is not None
     assert "No server runs" in process.stderr.readline()  # it waits now
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "Error: interrupted: the device may get the command" in said and "Abort" not in said

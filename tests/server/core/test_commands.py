@@ -98,7 +98,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def until_sent(peer: Peer, count: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while len(peer.sent) < count:
             await asyncio.sleep(0.001)
 

@@ -347,7 +347,7 @@ async def test_links_are_bounded_and_have_a_deadline(
     links = [Link(world.enrolment) for _ in range(MAX_LINKS + 3)]
     # The oldest go, and nobody is kept out by who holds all of them.
     assert [link.is_closed for link in links] == [True] * 3 + [False] * MAX_LINKS
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not all(link.is_closed for link in links):
             await asyncio.sleep(0.01)
     assert not world.enrolment._links

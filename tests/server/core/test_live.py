@@ -26,7 +26,7 @@ async def test_live_readings_reach_who_watches_and_not_the_store(tmp_path: Path)
         watcher = backend.live.watch()
         device = Device(str(bundle))
         assert not device.send_live("early", 1), "there is no way yet"
-        async with device, asyncio.timeout(20):
+        async with device, asyncio.timeout(30):
             while not device.is_open:
                 await asyncio.sleep(0.01)
             assert device.send_live("x", 1.5)

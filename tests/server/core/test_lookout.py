@@ -28,7 +28,7 @@ class Service:
 
 async def looks(service: Service, more: int) -> None:
     goal = service.looks + more
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while service.looks < goal:
             await asyncio.sleep(0)
 

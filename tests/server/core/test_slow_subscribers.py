@@ -41,7 +41,7 @@ async def test_a_stream_that_must_miss_nothing_is_cut_off_and_counted() -> None:
         feed.publish(LIVE, "cam-1", {})
     assert slow.is_cut and feed.cut == 1 and feed.subscribers == 0
     assert not waiting(slow) and not feed.wants(LIVE, "cam-1")
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         assert [event async for event in slow] == []
     feed.publish(LIVE, "cam-1", {})
     assert feed.cut == 1, "nobody is there to be cut off"

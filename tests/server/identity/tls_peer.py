@@ -49,7 +49,7 @@ class _Peer:
         while True:
             sock, _ = self._listener.accept()
             with sock:
-                sock.settimeout(5)
+                sock.settimeout(30)
                 if sock.recv(1, socket.MSG_PEEK) == b"q":  # close() knocks
                     return
                 sock.setblocking(True)
@@ -63,7 +63,7 @@ class _Peer:
     def close(self) -> None:
         with socket.create_connection(("127.0.0.1", self.port)) as sock:
             sock.send(b"q")
-        self._thread.join(10)
+        self._thread.join(30)
         self._listener.close()
 
 

@@ -129,7 +129,7 @@ async def dtls_hello(context: Context, address: str, port: int) -> socket.socket
     ssl = SslObject(context, "localhost", "test", mtu=1200)
     ssl.handshake()
     await loop.sock_sendall(sock, ssl.output())
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         ssl.feed(await loop.sock_recv(sock, 2048))
     ssl.handshake()
     await loop.sock_sendall(sock, ssl.output())
@@ -200,8 +200,8 @@ async def test_one_bucket_for_two_ports(pki: Pki) -> None:
         serving(pki, "tls", admission=admission) as one,
         serving(pki, "tls", admission=admission) as other,
     ):
-        (await open_stream(HOST, one.listener.port, device(pki), timeout_ms=3000)).close()
-        (await open_stream(HOST, other.listener.port, device(pki), timeout_ms=3000)).close()
+        (await open_stream(HOST, one.listener.port, device(pki), timeout_ms=30_000)).close()
+        (await open_stream(HOST, other.listener.port, device(pki), timeout_ms=30_000)).close()
         for server in (one, other):
             with pytest.raises(LinkClosed):
                 await server.open(device(pki))

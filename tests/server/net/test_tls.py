@@ -29,7 +29,7 @@ from pki import Pki
 
 async def finish(stream: Stream) -> None:
     stream.close()
-    await asyncio.wait_for(stream.wait_closed(), 3)
+    await asyncio.wait_for(stream.wait_closed(), 30)
 
 
 async def test_a_device_gets_in(pki: Pki) -> None:
@@ -55,7 +55,7 @@ async def refused_alert(server: Server, context: Any, talk: bool) -> int | None:
             if talk:
                 for _ in range(3):
                     stream.write(bytes(3000))
-            await asyncio.wait_for(stream.read(1), 3)
+            await asyncio.wait_for(stream.read(1), 30)
         finally:
             await finish(stream)
     except Rejected as error:
@@ -97,7 +97,7 @@ class Raw:
         return cls(sock, SslObject(context, "localhost"))
 
     async def receive(self) -> bytes:
-        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, 65536), 3)
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, 65536), 30)
 
     async def send(self) -> None:
         await asyncio.get_running_loop().sock_sendall(self.sock, self.ssl.output())
@@ -208,7 +208,7 @@ async def test_a_byte_now_and_then_buys_no_time(pki: Pki) -> None:
         client = await Raw.connect(server, device(pki))
         client.ssl.handshake()
         with contextlib.suppress(OSError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(30):
                 for byte in client.ssl.output():
                     client.sock.send(bytes((byte,)))
                     await asyncio.sleep(0.02)
@@ -358,7 +358,7 @@ async def test_an_out_of_date_certificate_of_our_ca_is_kept_for_its_name(
         )
         with contextlib.suppress(FleetError):
             stream = await server.open(context)
-            await asyncio.wait_for(stream.read(1), 3)
+            await asyncio.wait_for(stream.read(1), 30)
         await until(lambda: server.refused)
         error = server.refused[0][2]
         assert isinstance(error, TrustError)

@@ -37,7 +37,7 @@ class Work:
 
 
 def until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while not is_true():
         assert time.monotonic() < deadline
         threading.Event().wait(0.002)

@@ -60,7 +60,7 @@ def rows_for_anybody(store: SqliteStore, sql: str) -> list[list[object]]:
         [sys.executable, "-c", program, str(store.path), sql],
         capture_output=True,
         check=True,
-        timeout=30,
+        timeout=60,
     )
     found: list[list[object]] = json.loads(answer.stdout)
     return found

@@ -28,7 +28,7 @@ class StoreOnDemand(SqliteStore):
         self.sizes: list[int] = []
 
     def commit(self, batch: Sequence[Message]) -> Sequence[int]:
-        self.permission.wait(10)
+        self.permission.wait(30)
         if self.failures:
             self.failures -= 1
             raise StoreUnavailable("disk is full")
@@ -96,7 +96,7 @@ async def test_a_full_batch_does_not_wait(store: StoreOnDemand) -> None:
     await writer.flush()
     for seq in range(2, 12):
         writer.put(message(store, seq), seq)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await full.wait()
     assert store.sizes == [1, 10]
     await writer.close()
@@ -151,11 +151,11 @@ async def test_flush_ends_although_more_arrives(store: StoreOnDemand) -> None:
 
     writer = Writer[int](store, on_durable, interval_s=0)
     writer.put(message(store, 1), 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await writer.flush()
     assert done[0][0].seq == 1
     store.set_boot(1, 7, 5)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await writer.flush()
     assert store.boot_offset(1, 7) == 5
     assert store._reader.execute("SELECT count(*) FROM boots").get == 1
