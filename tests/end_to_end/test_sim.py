@@ -232,7 +232,7 @@ async def test_a_server_that_does_not_listen(idle: Fleet) -> None:
     server = f"127.0.0.1:{idle.tls[1]}"
     _, error = await run(idle, "--server", server, "--bundles", bundles, code=1)
     assert f"Error: nobody answers on TCP port {idle.tls[1]}" in error
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 45
 
 
 async def test_the_ports_of_a_server_are_its_own_word(idle: Fleet) -> None:
@@ -268,7 +268,7 @@ async def test_ctrl_c_early_ends_it_as_cleanly(idle: Fleet, pause_s: float) -> N
     out, error = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0 and not error, error.decode()
     found = json.loads(out)
-    assert found["complete"] and found["done"] and found["seconds"] < 20
+    assert found["complete"] and found["done"] and found["seconds"] < 60
     assert not is_served(idle.folder)
 
 
@@ -317,7 +317,7 @@ async def test_readings_that_do_not_arrive_are_an_error(fleet: Fleet) -> None:
     assert found["done"] and not found["complete"] and found["errors"] == ["Rejected"]
     assert found["store"] == {"stored": 1, "lost": 0, "twice": 0, "kept": 0}
     assert found["waiting"] == 1  # it was never sent: nothing is lost of what was
-    assert found["seconds"] < 20
+    assert found["seconds"] < 60
 
 
 async def test_a_signal_ends_it_cleanly(idle: Fleet) -> None:

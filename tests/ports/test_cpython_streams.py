@@ -148,7 +148,7 @@ async def test_somebody_there_who_says_nothing(pki: Pki) -> None:
         await open_stream(HOST, tcp.getsockname()[1], device(pki), timeout_ms=150)
     with pytest.raises(HandshakeTimeout):
         await open_datagram(HOST, udp.getsockname()[1], device(pki, datagram=True), timeout_ms=150)
-    assert 0.29 < loop.time() - began < 2
+    assert 0.29 < loop.time() - began < 10
     tcp.close()
     udp.close()
 

@@ -68,7 +68,7 @@ class Server:
         await writer.wait_closed()
 
     async def datagrams(self, link: Any) -> None:
-        while data := await link.receive(5000):
+        while data := await link.receive(30_000):
             self.seen.append((data, link.psk_identity, link.cipher()))
             link.send(b"echo " + data)
 
@@ -124,13 +124,13 @@ async def test_openssl_comes_with_the_wrong_key(datagram: bool, identity: str, k
 async def greet(context: Context, port: int, name: str = "localhost") -> tuple[bytes, Any]:
     """Say a line, or send a datagram; return the answer and the suite."""
     if context.datagram:
-        link = await open_dtls(HOST, port, context, name, 5000)
+        link = await open_dtls(HOST, port, context, name, 30_000)
         link.send(b"hello\n")
-        answer = await link.receive(5000)
+        answer = await link.receive(30_000)
         suite = link.cipher()
         link.close()
         return answer or b"", suite
-    stream, _ = await open_connection(HOST, port, context, name, 5000)
+    stream, _ = await open_connection(HOST, port, context, name, 30_000)
     async with stream:
         stream.write(b"hello\n")
         await stream.drain()
@@ -153,7 +153,7 @@ async def test_we_come_to_openssl_over_dtls() -> None:
         link.send(b"from the camera\n")
         await until(program, "from the camera")
         program.say("from s_server\n")
-        assert await link.receive(5000) == b"from s_server\n"
+        assert await link.receive(30_000) == b"from s_server\n"
         assert link.verified and link.cipher() == (FORWARD, "DTLSv1.2")
         link.close()
     with s_server(*options) as (port, _):
@@ -275,6 +275,6 @@ async def test_the_alert_of_a_wrong_key_comes_within_two_flights() -> None:
         began = time.monotonic()
         with pytest.raises(Rejected):
             await greet(client_context(psk=("cam-2", KEY), datagram=True), server.listener.port)
-        assert time.monotonic() - began < 4  # one retransmission of OpenSSL: a second
+        assert time.monotonic() - began < 9  # one retransmission of OpenSSL: a second
         assert server.listener.refused == 1
         assert "unknown PSK identity" in str(server.listener.last_refusal)

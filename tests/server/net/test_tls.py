@@ -116,10 +116,8 @@ async def test_the_alert_leaves_before_the_end_of_file(pki: Pki) -> None:
         client = await Raw.connect(server, context)
         with pytest.raises(Rejected):
             await client.shake()
-        began = asyncio.get_running_loop().time()
-        assert await client.receive() == b""  # half-closed at once, no reset
-        assert asyncio.get_running_loop().time() - began < 0.5
-        assert len(server.listener.connections) == 1  # it lingers
+        assert await client.receive() == b""  # half-closed, no reset
+        assert len(server.listener.connections) == 1  # before its time to linger is over
         await asyncio.get_running_loop().sock_sendall(client.sock, bytes(10000))  # no reset
         await asyncio.sleep(0.05)
         client.sock.close()

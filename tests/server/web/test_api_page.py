@@ -49,7 +49,7 @@ async def run(fleet: WebFleet, line: str, folder: Path) -> None:
     text = line.replace("http://localhost:8080", url)
     if line.startswith(ENDLESS):
         # It ends with 28: the time is over. What came by then is an answer's head.
-        text = text.replace("curl -sN", "curl -sN --max-time 1 -D -")
+        text = text.replace("curl -sN", "curl -sN --max-time 3 -D -")
     token = fleet.tokens["admin"]
     variables = f"TOKEN={token}; AUTH='Authorization: Bearer {token}'; API={url}/api/v1;"
     process = await asyncio.create_subprocess_exec(

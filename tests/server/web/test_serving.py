@@ -105,7 +105,7 @@ async def test_sigterm_ends_streams_and_the_process(fleet: WebFleet) -> None:
     async with online(fleet, "cam-1"):
         await stream.until("session-opened")
         took_s = await fleet.terminate_server()
-    assert took_s < 15
+    assert took_s < 25
     kinds = []
     while line := await asyncio.wait_for(stream.reader.readline(), PATIENCE_S):
         if line.startswith(b"data: "):
