@@ -17,7 +17,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Self
@@ -139,17 +138,17 @@ class Fleet:
 
     async def start_server(self, program: Path | None = None) -> None:
         """Start it, or ``program`` in its place, and wait until it accepts devices."""
-        arguments = self.arguments("serve", "--json", "--quiet")
+        command = self.command("serve", "--json", "--quiet")
+        if program is not None:
+            command[1:3] = [str(program)]
         with self._log.open("ab") as log:
-            if program is None:
+            if command[:3] == forked.COMMAND:
                 self._server = await forked.start(
-                    arguments, self.environment(), log, self.modules
+                    command[3:], self.environment(), log, self.modules
                 )
             else:
                 self._server = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    str(program),
-                    *arguments,
+                    *command,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=log,
                     env=self.environment(),
