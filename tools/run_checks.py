@@ -1,4 +1,4 @@
-"""Run the project's checks, one after the other, and close with a table of what ran.
+"""Run the project's checks, and close with a table of what ran.
 
     python tools/run_checks.py all|style|types|imports|unit [-- PYTEST ARGUMENTS]
 
@@ -10,13 +10,17 @@ where a failed check without tests of its own (ruff, mypy ...) counts as one.
 """
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
@@ -73,6 +77,7 @@ class Result:
         self.skips: Counter[str] = Counter()
         self.seconds = 0.0
         self.note = ""
+        self.output: IO[str] | None = None  # of a check that runs beside others: shown later
 
     def line(self) -> str:
         skipped = sum(self.skips.values())
@@ -83,28 +88,35 @@ class Result:
         return f"  {self.name:<28} {word:<7} {self.seconds:6.1f} s  {tests}{self.note}"
 
 
-def run(command: list[str]) -> int:
-    """Run a command in the checkout with its output on ours; return its exit status."""
-    print(f"\n== {' '.join(Path(c).name if c.startswith('/') else c for c in command)}", flush=True)
+Check = Callable[[Result, list[str]], None]
+
+
+def run(result: Result, command: list[str]) -> int:
+    """Run a command in the checkout, its output on that of the check; return its exit status."""
+    line = " ".join(Path(c).name if c.startswith("/") else c for c in command)
+    print(f"\n== {line}", flush=True, file=result.output)
     # The tests start the commands many hundred times: without compiled files (.gitignore has
     # them, `make clean` removes them) two thirds of that time would be the compiler's.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, check=False,
+        stdout=result.output, stderr=result.output and subprocess.STDOUT,
+    ).returncode  # fmt: skip
 
 
 def style(result: Result, _: list[str]) -> None:
-    result.ok = run([str(BIN / "ruff"), "check", "."]) == 0
+    result.ok = run(result, [str(BIN / "ruff"), "check", "."]) == 0
 
 
 def types(result: Result, _: list[str]) -> None:
     packages = [package for package in PACKAGES if (ROOT / package).is_dir()]
     # What a program that uses the Python API gets to know: the packages are typed (py.typed).
     examples = sorted(str(path) for path in (ROOT / "examples").glob("backend_*.py"))
-    result.ok = run([str(BIN / "mypy"), *packages, *examples]) == 0
+    result.ok = run(result, [str(BIN / "mypy"), *packages, *examples]) == 0
 
 
 def imports(result: Result, _: list[str]) -> None:
-    result.ok = run([str(BIN / "lint-imports"), "--no-cache"]) == 0
+    result.ok = run(result, [str(BIN / "lint-imports"), "--no-cache"]) == 0
 
 
 def unit(result: Result, arguments: list[str]) -> None:
@@ -126,13 +138,16 @@ def count(result: Result, report: Path) -> None:
 
 
 def pytest(result: Result, python: str, arguments: list[str]) -> None:
-    report = TOOLS / f"report-{os.getpid()}.xml"
+    report = TOOLS / f"report-{os.getpid()}-{threading.get_ident()}.xml"
     command = [python, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
     if not arguments or arguments[0] in PORTABLE:
         # Most tests wait for devices and servers: six at a time keep two cores busy.
-        command += ["-n", str(3 * (os.cpu_count() or 1)), "--dist", "worksteal"]
+        at_a_time = 3 * (os.cpu_count() or 1)
+        if result.output is not None:
+            at_a_time = (at_a_time + 1) // 2  # another pytest runs beside this one
+        command += ["-n", str(at_a_time), "--dist", "worksteal"]
     try:
-        status = run([*command, *arguments])
+        status = run(result, [*command, *arguments])
         if report.exists():
             count(result, report)
     finally:
@@ -142,13 +157,14 @@ def pytest(result: Result, python: str, arguments: list[str]) -> None:
         result.note = f" (pytest ended with status {status})"
 
 
-def other_python(folder: Path) -> Callable[[Result, list[str]], None]:
+def other_python(folder: Path) -> Check:
     """A check by the environment that set-up made for another CPython."""
 
     def check(result: Result, arguments: list[str]) -> None:
         python = str(folder / "bin" / "python")
-        imported = run([python, "-c", "import fleetnet, fleetnet_server, fleetnet_device"]) == 0
-        answered = run([str(folder / "bin" / "fleetnet"), "--help"]) == 0
+        names = "import fleetnet, fleetnet_server, fleetnet_device"
+        imported = run(result, [python, "-c", names]) == 0
+        answered = run(result, [str(folder / "bin" / "fleetnet"), "--help"]) == 0
         pytest(result, python, [*PORTABLE, *NOT_PORTABLE, *arguments])
         result.ok = result.ok and imported and answered
         if not (imported and answered):
@@ -165,22 +181,49 @@ def absent_tools() -> list[tuple[str, str, str]]:
     return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
 
 
-def chosen(what: str) -> dict[str, Callable[[Result, list[str]], None]]:
+def chosen(what: str) -> list[dict[str, Check]]:
+    """Checks by name: those of one group run side by side, the groups one after the other."""
     single = {"style": style, "types": types, "imports": imports, "unit": unit}
     if what in single:
-        return {what: single[what]}
+        return [{what: single[what]}]
     if what != "all":
         sys.exit(f"run_checks: {what} is none of all, {', '.join(single)}")
-    checks: dict[str, Callable[[Result, list[str]], None]] = {
-        "style (ruff)": style,
-        "types (mypy)": types,
-        "imports (import-linter)": imports,
-        f"tests (Python {sys.version_info[0]}.{sys.version_info[1]})": unit,
-    }
+    # mypy and the end of each run of pytest keep one core busy, not two.
+    beside: dict[str, Check] = {"types (mypy)": types}
     for folder in sorted(ROOT.glob(".venv-3.*")):
         if any(folder.glob("stamp.*")):
-            checks[f"tests (Python {folder.name.removeprefix('.venv-')})"] = other_python(folder)
-    return checks
+            beside[f"tests (Python {folder.name.removeprefix('.venv-')})"] = other_python(folder)
+    main = f"tests (Python {sys.version_info[0]}.{sys.version_info[1]})"
+    return [{"style (ruff)": style}, {"imports (import-linter)": imports}, {main: unit}, beside]
+
+
+def perform(check: Check, result: Result, arguments: list[str]) -> None:
+    begin = time.monotonic()
+    try:
+        check(result, arguments)
+    finally:
+        result.seconds = time.monotonic() - begin
+
+
+def perform_all(group: dict[str, Check], arguments: list[str]) -> list[Result]:
+    """Run the checks of a group; the output of several is shown when they have ended."""
+    results = [Result(name) for name in group]
+    if len(group) == 1:
+        perform(*group.values(), results[0], arguments)
+        return results
+    threads = []
+    for check, result in zip(group.values(), results, strict=True):
+        result.output = tempfile.TemporaryFile("w+", errors="replace")
+        threads.append(threading.Thread(target=perform, args=(check, result, arguments)))
+        threads[-1].start()
+    for thread, result in zip(threads, results, strict=True):
+        thread.join()
+        assert result.output is not None
+        with result.output as output:
+            output.seek(0)
+            shutil.copyfileobj(output, sys.stdout)
+        sys.stdout.flush()
+    return results
 
 
 def close(results: list[Result], strict: bool) -> bool:
@@ -213,13 +256,7 @@ def main() -> int:
     what, *rest = sys.argv[1:] or ["all"]
     arguments = rest[1:] if rest[:1] == ["--"] else rest
     TOOLS.mkdir(exist_ok=True)
-    results = []
-    for name, check in chosen(what).items():
-        result = Result(name)
-        begin = time.monotonic()
-        check(result, arguments)
-        result.seconds = time.monotonic() - begin
-        results.append(result)
+    results = [result for group in chosen(what) for result in perform_all(group, arguments)]
     strict = os.environ.get("STRICT", "") not in ("", "0") and not arguments
     return 0 if close(results, strict) else 1
 
