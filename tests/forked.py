@@ -4,7 +4,8 @@ Nearly all of the second of CPU that a short command takes is Python's start and
 the tests run more than a thousand of them. Here each is forked off a process that has done that
 already (forking.py, one for each worker of pytest): its arguments, environment, streams, signals
 and exit code are real. What a start from nothing does, tests with real starts show:
-server/cli/test_bare_install.py, test_conventions.py, test_commands.py and tests/docs.
+server/cli/test_bare_install.py and test_conventions.py, end_to_end/test_sim.py and
+test_service.py, and tests/docs.
 """
 
 import asyncio

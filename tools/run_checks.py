@@ -28,10 +28,10 @@ BIN = Path(sys.executable).parent
 PACKAGES = ["fleetnet", "server/fleetnet_server", "device_lib/fleetnet_device"]
 # What other CPythons run: what another version of the language, of ssl, asyncio or sqlite3, or
 # another build of a package that is compiled, could change. The protocol and the device library,
-# both ends' sockets with TLS and DTLS, certificates, server and store, the commands in processes
-# that really start, HTTP, MQTT, and devices against a server that is shut down. Left out: rules
-# about the source, MicroPython's runs, and trials by the ten thousand (power cuts, damage, weeks):
-# they ask about algorithms, and the answer on one version is the answer on all.
+# both ends' sockets with TLS and DTLS, certificates, server and store, the commands, HTTP, MQTT,
+# and devices against a server in a process. Left out: rules about the source, MicroPython's runs,
+# and trials by the ten thousand (power cuts, damage, weeks): they ask about algorithms, and the
+# answer on one version is the answer on all.
 PORTABLE = [
     "tests/core",
     "tests/device/test_backoff.py",

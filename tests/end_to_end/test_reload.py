@@ -36,15 +36,9 @@ async def start(fleet: Fleet, clock: str = "", suffix: str = "") -> None:
 
 async def fleetnet(fleet: Fleet, *arguments: str) -> str:
     """Run a command beside the server; return what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        *fleet.command(*arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=fleet.environment(),
-    )
-    out, _ = await process.communicate()
-    assert process.returncode == 0, out.decode()
-    return out.decode()
+    done = await fleet.run(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 async def seen_serials(fleet: Fleet) -> list[int]:

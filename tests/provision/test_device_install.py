@@ -18,15 +18,8 @@ from provision.pty_board import environment
 
 
 async def command(fleet: Fleet, *arguments: object) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *fleet.command(*map(str, arguments)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=fleet.environment(),
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    done = await fleet.run(*map(str, arguments))
+    return done.returncode, done.stdout, done.stderr
 
 
 async def test_install_prints_a_table_and_json_and_no_secret(
