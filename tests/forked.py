@@ -9,6 +9,7 @@ test_service.py, and tests/docs.
 """
 
 import asyncio
+import atexit
 import functools
 import json
 import os
@@ -79,11 +80,18 @@ class Forking:
             pid += some
         return int(pid), answer
 
+    def close(self) -> None:
+        self._requests.close()
+        self._process.wait()
+        self.nothing.close()
+
 
 @functools.cache
 def forking() -> Forking:
     """One for this process: started with the first command, it ends with us."""
-    return Forking()
+    made = Forking()
+    atexit.register(made.close)
+    return made
 
 
 def code_of(status: bytes) -> int:
