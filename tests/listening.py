@@ -93,7 +93,7 @@ def device(pki: Pki, name: str | None = "device", datagram: bool = False) -> Con
     return client_context(pki.ca.certificate, *pair, datagram=datagram)
 
 
-async def until(condition: Any, limit_s: float = 3.0) -> None:
+async def until(condition: Any, limit_s: float = 30.0) -> None:
     """Wait until ``condition()``; fails after ``limit_s``."""
     async with asyncio.timeout(limit_s):
         while not condition():

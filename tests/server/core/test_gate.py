@@ -128,7 +128,7 @@ async def test_who_waits_enters_when_its_turn_comes(world: World) -> None:
     world.register()
     link = world.open(Link())
     assert link.told() == [] and gate.herd.held == 1
-    await until(lambda: link.told() == ["opened"], "it is its turn", 5)
+    await until(lambda: link.told() == ["opened"], "it is its turn", 30)
     assert not gate._waiting
 
 
@@ -161,7 +161,7 @@ async def test_who_waits_is_judged_again_at_its_turn(case: str, world: World) ->
             sessions.changes += 1
             expected = errors.NO_IDENTITY
     assert gate.herd.held == 1 and link.told() == []
-    await until(lambda: not gate._waiting, "it is its turn", 5)
+    await until(lambda: not gate._waiting, "it is its turn", 30)
     assert link.told() == [expected] and sessions.live == {}
 
 
@@ -220,7 +220,7 @@ async def test_a_rate_that_is_lifted_bars_nobody(
     assert endings(link)[0][1] == 3_600_000, "an hour at most"
     world.sessions.use_policy(Policy())
     again = world.open(Link())
-    await until(lambda: again.told() == ["opened"], "it is let in", 5)
+    await until(lambda: again.told() == ["opened"], "it is let in", 30)
 
 
 @pytest.mark.parametrize("trickles", [False, True])

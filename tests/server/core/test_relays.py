@@ -133,9 +133,11 @@ async def test_commands_and_configuration_go_through_the_hub(world: World) -> No
     hub = Link(world, "hub-1").hello()
     hub.announce(1, "cam")
     hub.answers()
-    call = asyncio.create_task(world.commands.call("cam", "blink", {"times": 3}, timeout_s=5))
-    await asyncio.sleep(0.1)
-    hub.pump()
+    call = asyncio.create_task(world.commands.call("cam", "blink", {"times": 3}, timeout_s=30))
+    async with asyncio.timeout(30):
+        while not hub.heard:  # not before it is stored
+            await asyncio.sleep(0.01)
+            hub.pump()
     ((alias, kind, stream, body),) = hub.heard
     assert (alias, kind, stream) == (1, wire.CALL, wire.COMMANDS)
     command_id = wire_commands.decode_call(body)[0]

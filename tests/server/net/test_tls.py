@@ -121,7 +121,7 @@ async def test_the_alert_leaves_before_the_end_of_file(pki: Pki) -> None:
         await asyncio.get_running_loop().sock_sendall(client.sock, bytes(10000))  # no reset
         await asyncio.sleep(0.05)
         client.sock.close()
-        await until(lambda: not server.listener.connections, 0.5)
+        await until(lambda: not server.listener.connections)
 
 
 async def test_lingering_ends_although_the_client_stays(pki: Pki) -> None:
@@ -131,7 +131,7 @@ async def test_lingering_ends_although_the_client_stays(pki: Pki) -> None:
         await until(lambda: server.handlers)
         server.handlers[0].transport.close(linger_s=0.2)
         assert len(server.listener.connections) == 1
-        await until(lambda: not server.listener.connections, 1.0)
+        await until(lambda: not server.listener.connections)
         assert server.handlers[0].lost == []  # it closed it itself
         client.sock.close()
 
@@ -179,7 +179,7 @@ async def test_a_vanished_device_is_reported_once(pki: Pki) -> None:
 
 async def test_stalled_handshakes_are_closed_by_the_deadline(pki: Pki) -> None:
     """No byte, half a ClientHello, and a whole one, all silent afterwards."""
-    async with serving(pki, "tls", handshake_timeout_s=0.3) as server:
+    async with serving(pki, "tls", handshake_timeout_s=2.0) as server:
         clients = [await Raw.connect(server, device(pki)) for _ in range(30)]
         for number, client in enumerate(clients):
             client.ssl.handshake()
@@ -189,11 +189,11 @@ async def test_stalled_handshakes_are_closed_by_the_deadline(pki: Pki) -> None:
         stream = await server.open(device(pki))
         stream.write(b"honest")
         assert await stream.read(99) == b"echo honest"
-        await until(lambda: len(server.listener.connections) == 1, 1.0)
+        await until(lambda: len(server.listener.connections) == 1)
         assert server.listener.half_open == 0
         assert len(server.refused) == 30
         assert all(isinstance(error, HandshakeTimeout) for _, _, error in server.refused)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(2.1)
         stream.write(b"still here")  # the deadline was the handshake's only
         assert await stream.read(99) == b"echo still here"
         for client in clients:
@@ -221,7 +221,7 @@ async def test_handshakes_under_way_are_capped(pki: Pki) -> None:
         clients = [await Raw.connect(server, device(pki)) for _ in range(12)]
         await until(lambda: server.listener.overloaded == 7)
         assert server.listener.half_open == 5
-        await until(lambda: server.listener.half_open == 0, 1.0)
+        await until(lambda: server.listener.half_open == 0)
         stream = await server.open(device(pki))
         await finish(stream)
         for client in clients:

@@ -43,7 +43,7 @@ async def largest_turn(pki: Pki) -> int:
         # Before the server looks: what waits in the kernel could be read at once.
         stream.write(pattern(0, SENT))
         loop.call_soon(tick)
-        await until(lambda: taken == SENT, 20)
+        await until(lambda: taken == SENT, 30)
         stream.close()
         await stream.wait_closed()
     return max(turns)
