@@ -22,6 +22,8 @@ from fleetnet_server.provision.placing import (
     find_place,
     follower,
     is_plain,
+    plain_files,
+    plain_folders,
     plan_library,
     pointer_to,
     sha256,
@@ -157,20 +159,39 @@ class Installer:
         return present
 
     def _adopt(self, present: dict[str, str]) -> str | None:
-        """Return the version in use; a plain copy of the library becomes one, in one go."""
-        lib = self.place.lib
-        if is_plain(self.place, present):
-            self.board.remove_tree(f"{lib}/{PLAIN}")
-            self.board.run(_ADOPT.format(lib=lib, plain=f"{lib}/{PLAIN}"))
-            self._write_pointers(PLAIN)
+        """Return the version in use; a plain copy of the library becomes one.
+
+        It is copied first, so that the board imports one copy or the other, each whole, wherever
+        power goes. The pointer is written before the follower: until that is there the packages
+        are one each of the two copies, which are the same.
+        """
+        used = self._version_in_use(present)
+        if not is_plain(self.place, present):
+            return used
+        if used is None:
+            self.board.remove_tree(f"{self.place.lib}/{PLAIN}")
+            for source in plain_files(self.place, present):
+                target = f"{self.place.lib}/{PLAIN}/{source[len(self.place.lib) + 1:]}"
+                self._copy(source, target)
             self.report.notes.append("the copy of the library that was there is taken over")
-            present.clear()
-            present.update(self._look())
-            return PLAIN
-        if self.place.pointer not in present:
-            return None
+        used = used or PLAIN
+        self._say(f"switching to {used}")
+        self._write(self.place.pointer, pointer_to(self.place.lib, used))
+        self._write(self.place.follower, follower())
+        self._say("removing the plain copy")
+        for path in plain_files(self.place, present):
+            if path not in (self.place.pointer, self.place.follower):
+                self.board.run(f"import os\nos.remove({path!r})")
+        for folder in sorted(plain_folders(self.place, present), reverse=True):
+            self.board.remove_tree(folder)
+        present.clear()
+        present.update(self._look())
+        return used
+
+    def _version_in_use(self, present: dict[str, str]) -> str | None:
+        pointer = present.get(self.place.pointer)
         for name in versions_on(self.place, present):
-            if present[self.place.pointer] == sha256(pointer_to(lib, name)):
+            if pointer == sha256(pointer_to(self.place.lib, name)):
                 return name
         return None
 
@@ -201,14 +222,12 @@ class Installer:
         self.report.unchanged += plan.keep
         if plan.is_current:
             return
-        targets = [*plan.send, *(target for _, target in plan.copy)]
-        folders = {target.rpartition("/")[0] for target in targets}
-        for folder in sorted(folders):
-            self.board.make_folders(folder)
+        folders = {target.rpartition("/")[0] for target in plan.send}
         for source, target in plan.copy:
-            self._say(f"copying {target}")
-            self.board.run(_COPY.format(source=source, target=target))
+            self._copy(source, target)
             self.report.copied += 1
+        for made in sorted(folders):
+            self.board.make_folders(made)
         for target, data in plan.send.items():
             self._send(target, data)
         folder = f"{self.place.lib}/{plan.version}"
@@ -217,6 +236,11 @@ class Installer:
             if arrived.get(f"{folder}/{path}") != sha256(data):
                 raise BoardError(f"{self.board.port}: {path} arrived damaged: repeat the command")
         self._write_pointers(plan.version)
+
+    def _copy(self, source: str, target: str) -> None:
+        self._say(f"copying {target}")
+        self.board.make_folders(target.rpartition("/")[0])
+        self.board.run(_COPY.format(source=source, target=target))
 
     def _send(self, path: str, data: bytes, shown: str = "") -> None:
         self._say(f"sending {shown or path}")
@@ -227,12 +251,12 @@ class Installer:
 
     def _write_pointers(self, version: str) -> None:
         self._say(f"switching to {version}")
-        for path, content in (
-            (self.place.follower, follower()),
-            (self.place.pointer, pointer_to(self.place.lib, version)),
-        ):
-            self.board.make_folders(path.rpartition("/")[0])
-            self.board.replace(path, content)
+        self._write(self.place.follower, follower())
+        self._write(self.place.pointer, pointer_to(self.place.lib, version))
+
+    def _write(self, path: str, content: bytes) -> None:
+        self.board.make_folders(path.rpartition("/")[0])
+        self.board.replace(path, content)
 
     def _put_files(self, files: dict[str, bytes]) -> None:
         """Write main.py and the bundle beside the old ones, then rename all of them at once."""
@@ -333,17 +357,6 @@ with open({source!r}, "rb") as _from:
             if not _n:
                 break
             _to.write(memoryview(_b)[:_n])
-"""
-
-# Old and new names on the board, without this machine between.
-_ADOPT = """
-import os
-os.mkdir({plain!r})
-for _name in ("fleetnet", "fleetnet_device"):
-    try:
-        os.rename({lib!r} + "/" + _name, {plain!r} + "/" + _name)
-    except OSError:
-        pass
 """
 
 _FRESH = """

@@ -112,6 +112,18 @@ def is_plain(place: Place, present: dict[str, str]) -> bool:
     return bool(inside) and set(inside) - {f"{place.pointer}.new"} != {place.pointer}
 
 
+def plain_files(place: Place, present: dict[str, str]) -> list[str]:
+    """Return what lies in LIB/fleetnet_device and LIB/fleetnet, in this order."""
+    starts = (f"{place.lib}/fleetnet_device/", f"{place.lib}/fleetnet/")
+    return [path for start in starts for path in sorted(present) if path.startswith(start)]
+
+
+def plain_folders(place: Place, present: dict[str, str]) -> set[str]:
+    """Return the folders inside these two, such as LIB/fleetnet/ports."""
+    found = {path.rpartition("/")[0] for path in plain_files(place, present)}
+    return found - {f"{place.lib}/fleetnet_device", f"{place.lib}/fleetnet"}
+
+
 def plan_library(place: Place, files: dict[str, bytes], present: dict[str, str]) -> Plan:
     """Compare the wanted files with the hashes of those on the board.
 
