@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from fleetnet import commands as wire
@@ -21,6 +21,7 @@ from fleetnet.frame import CALL, COMMANDS, RESULT
 from fleetnet.handshake import CAN_COMMAND, Hello
 from fleetnet_server.core.audit_ports import AuditLog
 from fleetnet_server.core.bodies import Message, decode_answer
+from fleetnet_server.core.call_line import CallLine
 from fleetnet_server.core.command_ports import Command, CommandStore, value_of
 from fleetnet_server.core.events import Tell, tell_nobody
 from fleetnet_server.errors import (
@@ -38,27 +39,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("fleetnet.commands")
 
-# A device runs 4 at a time and lets 8 wait: this many never make it say "busy".
-_OPEN = 8
+# What a device has when it comes back: as many as it can hold, and those of a boot before.
 _UNANSWERED = 64
 
 # An answer may be among what a device's full outbox gave up.
 _REPEAT_S = 60.0
 _BUSY_S = 1.0
 _EXPIRE_S = 1.0
-
-
-class _Line:
-    """What is under way to one device on its present link."""
-
-    def __init__(self, peer: "Peer", boot: int):
-        self.peer = peer
-        self.boot = boot
-        # id -> (loop time at which it is sent again, unix ms at which it is stale)
-        self.open: dict[str, tuple[float, int]] = {}
-        self.is_new = True
-        self.is_pumping = False
-        self.again = False
+# A node's copy of the commands has an answer some ms behind its commit. Longer: it is cut off.
+_SEEN_S = 5.0
 
 
 class Commands:
@@ -70,6 +59,8 @@ class Commands:
 
     Attributes:
         tell: hears of commands that ended (core/events.py). ended: how many, by their state.
+        expires: this one ends what is stale; of several processes one does.
+        elsewhere: says whether another server has a device; None: there is no other.
     """
 
     capability = CAN_COMMAND
@@ -87,8 +78,12 @@ class Commands:
         self._audit = audit
         self.tell: Tell = tell_nobody
         self.ended: Counter[str] = Counter()
-        self._lines: dict[int, _Line] = {}
+        self.expires = True
+        self.elsewhere: Callable[[int], Awaitable[bool]] | None = None
+        self._lines: dict[int, CallLine] = {}
         self._waiting: dict[str, asyncio.Future[Command]] = {}
+        # Answers that are stored and not to be read yet -> until when they are looked for.
+        self._unseen: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._number = store.newest()[0]
@@ -117,21 +112,21 @@ class Commands:
         device = self._store.device(device_name)
         self._check(device, name, issuer)
         line = self._lines.get(device.id)
-        if line is None:
+        if line is None and not await self._is_elsewhere(device.id):
             raise DeviceOffline(
                 f"device {device_name!r} is not connected, or its program has no commands: "
                 "queue the command, and it waits"
             )
         args = [] if args is None else args
         expires_ms = _now_ms() + round(timeout_s * 1000)
-        boot = line.boot if self._room(line) else None
+        boot = line.boot if line is not None and line.room(_now_ms()) else None
         command_id = await asyncio.to_thread(
             self._store.add, device.id, name, args, expires_ms, boot, issuer
         )
         answer: asyncio.Future[Command] = self._loop.create_future()
         self._waiting[command_id] = answer
         try:
-            if boot is not None and self._lines.get(device.id) is line:
+            if line is not None and boot is not None and self._lines.get(device.id) is line:
                 self._send(line, command_id, name, args, expires_ms, boot)
             self._pump(device.id)
             async with asyncio.timeout(max(0.0, (expires_ms - _now_ms()) / 1000)):
@@ -174,9 +169,16 @@ class Commands:
             detail = {"name": name, "why": why}
             self._audit.note_repeated(issuer, "command-denied", device, detail)
 
-    def is_ready(self, device_id: int) -> bool:
-        """Say whether a device is connected, and its program takes commands."""
-        return device_id in self._lines
+    async def _is_elsewhere(self, device_id: int) -> bool:
+        """Say whether another server has it: that one finds the command in the store."""
+        return self.elsewhere is not None and await self.elsewhere(device_id)
+
+    async def is_ready(self, device_id: int) -> bool:
+        """Say whether a device is connected, and its program takes commands.
+
+        Of one that another server has it is not known what its program takes.
+        """
+        return device_id in self._lines or await self._is_elsewhere(device_id)
 
     async def wait(self, command_id: str, timeout_s: float) -> Command:
         """Return a command once it has ended, or as it stands after ``timeout_s``.
@@ -208,7 +210,7 @@ class Commands:
     def opened(self, peer: "Peer", hello: Hello) -> None:
         """Begin with what the device got before and did not answer."""
         if peer.capabilities & CAN_COMMAND:
-            self._lines[peer.device_id] = _Line(peer, hello.boot)
+            self._lines[peer.device_id] = CallLine(peer, hello.boot)
             self._pump(peer.device_id)
 
     def received(self, peer: "Peer", event: Received) -> None:
@@ -238,14 +240,29 @@ class Commands:
         for number, device_id in self._store.added_after(self._number):
             self._number = number
             self._pump(device_id)
+        if self.elsewhere is not None:
+            self._see_ended()
+            self._hear_answers()
         now = self._loop.time()
         for line in list(self._lines.values()):
             for command_id, (due, _expires_ms) in list(line.open.items()):
                 if due <= now:
                     self._repeat(line, command_id)
-        if now >= self._expire_at and not self._is_expiring:
+        if self.expires and now >= self._expire_at and not self._is_expiring:
             self._expire_at = now + _EXPIRE_S
             self._spawn(self._expire())
+
+    def _see_ended(self) -> None:
+        """Tell of answers that were stored here before they could be read."""
+        for command_id in list(self._unseen):
+            self._ended(command_id)
+
+    def _hear_answers(self) -> None:
+        """Other servers store answers that somebody here waits for."""
+        for command_id, answer in self._waiting.items():
+            command = None if answer.done() else self._store.get(command_id)
+            if command is not None and command.ended_ms is not None:
+                answer.set_result(command)
 
     async def stop(self) -> None:
         """Give up what waits for an answer."""
@@ -258,7 +275,7 @@ class Commands:
 
     # -- sending ---------------------------------------------------------------------------
 
-    def _answered(self, line: _Line | None, command_id: str, status: str) -> None:
+    def _answered(self, line: CallLine | None, command_id: str, status: str) -> None:
         if status == wire.BUSY:
             if line is not None and command_id in line.open:
                 line.open[command_id] = (self._loop.time() + _BUSY_S, line.open[command_id][1])
@@ -269,8 +286,15 @@ class Commands:
 
     def _ended(self, command_id: str) -> None:
         command = self._store.get(command_id)
-        if command is None or command.ended_ms is None:
+        if command is None:
             return
+        if command.ended_ms is None:
+            if self.elsewhere is not None:
+                until = self._unseen.setdefault(command_id, self._loop.time() + _SEEN_S)
+                if self._loop.time() >= until:
+                    del self._unseen[command_id]
+            return
+        self._unseen.pop(command_id, None)
         self.ended[command.state] += 1
         self.tell(
             "command-ended",
@@ -281,26 +305,21 @@ class Commands:
         if answer is not None and not answer.done():
             answer.set_result(command)
 
-    def _room(self, line: _Line) -> int:
-        now_ms = _now_ms()
-        good = sum(expires_ms > now_ms for _due, expires_ms in line.open.values())
-        return max(0, _OPEN - good)
-
     def _send(
-        self, line: _Line, command_id: str, name: str, args: Any, expires_ms: int, boot: int
+        self, line: CallLine, command_id: str, name: str, args: Any, expires_ms: int, boot: int
     ) -> None:
         body = wire.encode_call(command_id, name, args, expires_ms, boot)
         went = line.peer.send(COMMANDS, CALL, body)
         wait_s = _REPEAT_S if went else _BUSY_S
         line.open[command_id] = (self._loop.time() + wait_s, expires_ms)
 
-    def _send_again(self, line: _Line, command: Command) -> None:
+    def _send_again(self, line: CallLine, command: Command) -> None:
         boot = line.boot if command.sent_boot is None else command.sent_boot
         self._send(line, command.id, command.name, command.args, command.expires_ms, boot)
 
-    def _repeat(self, line: _Line, command_id: str) -> None:
+    def _repeat(self, line: CallLine, command_id: str) -> None:
         command = self._store.get(command_id)
-        if command is None or command.ended_ms is not None or _objection(line, command):
+        if command is None or command.ended_ms is not None or line.objection(command):
             line.open.pop(command_id, None)
         else:
             self._send_again(line, command)
@@ -316,7 +335,7 @@ class Commands:
             line.is_pumping = True
             self._spawn(self._pump_all(device_id, line))
 
-    async def _pump_all(self, device_id: int, line: _Line) -> None:
+    async def _pump_all(self, device_id: int, line: CallLine) -> None:
         try:
             line.again = True
             while line.again and self._lines.get(device_id) is line and not self._is_stopped:
@@ -328,22 +347,22 @@ class Commands:
         finally:
             line.is_pumping = False
 
-    async def _pump_once(self, device_id: int, line: _Line) -> None:
+    async def _pump_once(self, device_id: int, line: CallLine) -> None:
         if line.is_new:
             for command in self._store.unanswered(device_id, _UNANSWERED):
-                if not _objection(line, command):
+                if not line.objection(command):
                     self._send_again(line, command)
             line.is_new = False
-        room = self._room(line)
+        room = line.room(_now_ms())
         waiting = self._store.unsent(device_id, _now_ms(), room) if room else []
         for command in waiting:
             # Given when the policy was another one, or by a program that does not ask it.
-            if why := _objection(line, command):
+            if why := line.objection(command):
                 self._note_denied(command.device, command.name, command.issuer, why)
                 await asyncio.to_thread(self._store.deny, command.id, why)
                 self._ended(command.id)
                 line.again = True
-        waiting = [command for command in waiting if not _objection(line, command)]
+        waiting = [command for command in waiting if not line.objection(command)]
         if waiting:
             # On the disk first: a device that restarts with it must not run it again.
             await asyncio.to_thread(
@@ -369,11 +388,6 @@ class Commands:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _objection(line: _Line, command: Command) -> str:
-    rules = line.peer.rules
-    return "" if rules is None else rules.objection(command.name, command.issuer)
 
 
 def _now_ms() -> int:

@@ -31,13 +31,18 @@ def make_welcome(
     return welcome
 
 
-def resume_points(sessions: "Sessions", device_id: int, hello: Hello) -> dict[int, int]:
+def resume_points(
+    sessions: "Sessions", device_id: int, hello: Hello, durable: dict[int, int]
+) -> dict[int, int]:
     """Return stream -> sequence behind which a device goes on.
+
+    Args:
+        durable: stream -> last durable sequence, as the store says.
 
     A hub may still hold what is below the oldest message of the device itself: for a device
     that has one that is no gap, but comes later (docs/protocol.md section 15.3).
     """
-    marks = sessions.store.watermarks(device_id, hello.epoch)
+    marks = dict(durable)
     if hello.streams and sessions.relays.has_hub(device_id):
         for stream, (oldest, _next) in hello.streams.items():
             marks[stream] = max(marks.get(stream, 0), oldest - 1)

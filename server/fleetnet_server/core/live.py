@@ -59,6 +59,12 @@ class Watcher:
         self._waiting.append(reading)
         self._news.set()
 
+    def take(self) -> list[LiveReading]:
+        """Return what waits now, and wait for nothing."""
+        found = list(self._waiting)
+        self._waiting.clear()
+        return found
+
     def close(self) -> None:
         """Watch no longer."""
         self._is_closed = True
@@ -131,25 +137,29 @@ class LiveReadings:
             return
         base_ms, boot, channels, items = decode_readings(event.payload)
         offset = peer.boot_offset(boot) if boot else 0
-        known = self._latest.setdefault(peer.name, {})
         fresh: list[LiveReading] = []
         for index, dt_ms, value in items:
             unix_ms = now if offset is None else base_ms + offset + dt_ms
             decoded = msgspec.json.decode(value)
-            reading = LiveReading(peer.name, channels[index], unix_ms, decoded)
+            fresh.append(LiveReading(peer.name, channels[index], unix_ms, decoded))
+        self.take(peer.name, fresh)
+
+    def take(self, device: str, fresh: list[LiveReading]) -> None:
+        """Keep and show live readings of one device."""
+        known = self._latest.setdefault(device, {})
+        for reading in fresh:
             known.pop(reading.channel, None)
             known[reading.channel] = reading
             if len(known) > _CHANNELS:
                 del known[next(iter(known))]
-            fresh.append(reading)
             for watcher in self._watchers:
                 watcher.put(reading)
-        if self._events is not None and self._events.wants(LIVE, peer.name):
+        if self._events is not None and self._events.wants(LIVE, device):
             shown = [
                 {"channel": one.channel, "unix_ms": one.unix_ms, "value": one.value}
                 for one in fresh
             ]
-            self._events.publish(LIVE, peer.name, {"readings": shown})
+            self._events.publish(LIVE, device, {"readings": shown})
 
     def durable(self, peer: "Peer", message: Message) -> None:
         """See Service; nothing of this service is stored."""

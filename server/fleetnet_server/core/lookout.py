@@ -3,6 +3,7 @@
 Two seeks in the store four times a second. A socket for waking the server would be faster
 and would need a place, rights and an answer for the case that no server runs; a row needs
 none of these, and a row that was written while the server was down is found when it is back.
+A store that hears of news by itself wakes the look.
 """
 
 import asyncio
@@ -34,11 +35,20 @@ class Lookout:
     def __init__(self, services: Iterable[Looking], look_s: float = _LOOK_S):
         self._services = tuple(services)
         self._look_s = look_s
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+        self._task = self._loop.create_task(self._run())
 
     def add(self, service: Looking) -> None:
         """Call one more, behind the others."""
         self._services = (*self._services, service)
+
+    def wake(self) -> None:
+        """Look now. For any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._woken.set)
+        except RuntimeError:
+            pass  # the loop was closed: nobody looks any more
 
     async def stop(self) -> None:
         """End the looking, then the services."""
@@ -47,10 +57,18 @@ class Lookout:
         for service in self._services:
             await service.stop()
 
+    async def _next(self) -> None:
+        try:
+            async with asyncio.timeout(self._look_s):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+        self._woken.clear()
+
     async def _run(self) -> None:
         failing: set[int] = set()
         while True:
-            await asyncio.sleep(self._look_s)
+            await self._next()
             for service in self._services:
                 # What fails for one is no reason for the others to look away.
                 try:

@@ -33,13 +33,14 @@ class Origin(Peer):
     Attributes:
         line: its hub's. alias, nonce: as announced.
         is_good: its messages are taken. is_open: its session is this one.
+        is_waiting: the store has not said yet where it goes on.
         answer: WELCOME or REFUSE that it got, as RELAY; b"": none yet.
         used: ticks of its last announcement or message.
     """
 
     __slots__ = (
-        "_carrying", "_next", "_offers", "alias", "answer", "epoch", "is_good", "line", "nonce",
-        "used",
+        "_carrying", "_next", "_offers", "alias", "answer", "epoch", "is_good", "is_waiting",
+        "line", "nonce", "used",
     )  # fmt: skip
 
     def __init__(self, line: "Line", alias: int, told: Announcement, device: Device | None):
@@ -61,7 +62,7 @@ class Origin(Peer):
         self.epoch_id = self.pending = self.stored = self.duplicates = self.lost = 0
         self.lag_ms: int | None = None
         self.seen = self.used = port.ticks()
-        self.is_open = self.is_good = False
+        self.is_open = self.is_good = self.is_waiting = False
         self.armed_at: float | None = None
         self.answer = b""
         self._offers = hello.capabilities & _OFFERED
@@ -93,6 +94,7 @@ class Origin(Peer):
         """Return a message with what carried it."""
         made = Relayed(*message)
         made.carrier = self._next
+        made.hub = self.line.hub.device_id
         return made
 
     def acknowledge(self, stream: int, seq: int, now: int) -> None:
@@ -106,7 +108,19 @@ class Origin(Peer):
         for carrier, number in heads.items():
             hub.acknowledge(carrier, number, now)
         if not self.is_open and not self.pending:
-            self._sessions.drained(self)
+            self._sessions.entering.drained(self)
+
+    @property
+    def holder(self) -> Peer:
+        """See Peer."""
+        return self.line.hub
+
+    def forget(self, count: int) -> None:
+        """See Peer; its hub's durable number stays where it is."""
+        for _ in range(count):
+            self._carrying.popleft()
+        super().forget(count)
+        self.line.hub.forget(count)
 
     def boot_offset(self, boot: int) -> int | None:
         """See Peer; a hub that does not know the sensor's uptime leaves it to the store."""

@@ -1,6 +1,5 @@
 """The server's view of one device on one link: its session, from HELLO to BYE."""
 
-import asyncio
 import os
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,12 @@ from fleetnet.errors import FleetError
 from fleetnet.handshake import Hello
 from fleetnet.ports import port
 from fleetnet.reasons import reason_text
-from fleetnet.session import DOWN, OPEN, OVER
+from fleetnet.session import DOWN, GREETING, OPEN, OVER
 from fleetnet.ticks import ticks_diff
+from fleetnet_server.core.entering import STORE_RETRY_MS
 from fleetnet_server.core.greeting import make_welcome, resume_points
 from fleetnet_server.core.policing import Pace
+from fleetnet_server.core.ports import SessionStart
 from fleetnet_server.core.transport import Transport
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.identity.authenticate import Authenticated, Refusal, Stranger
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 
 # After the last frame a datagram link stays so long, to repeat an answer that was lost.
 _AFTERLIFE_S = 5.0
-
-# How long a reconnecting device may wait for its old link's messages to become durable.
-_FLUSH_S = 5.0
-_STORE_RETRY_MS = 5_000
 
 
 class Peer:
@@ -196,12 +193,8 @@ class Peer:
 
     async def _register(self, stranger: Stranger, hello: Hello) -> None:
         """Make a stranger a device, as the policy wants, and go on with its HELLO."""
-        admit = self._sessions.registry.admit
-        who = (stranger.name, stranger.state, stranger.serial, stranger.policy)
-        try:
-            await asyncio.to_thread(admit, *who)
-        except StoreUnavailable:
-            self.turn_away(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
+        if not await self._sessions.entering.register(stranger):
+            self.turn_away(errors.STORE_UNAVAILABLE, STORE_RETRY_MS)
             return
         if self._transport is None:
             return
@@ -220,33 +213,32 @@ class Peer:
         self.identity_number, self.boot = hello.identity, hello.boot
         if not self.device_id:
             self._refuse(self._refusal or Refusal(errors.UNKNOWN_DEVICE, "it was removed"))
-        elif self._sessions.enter(self):
-            # Messages of the old link are on their way to the disk: the resume points
-            # must not miss them.
-            self._sessions.spawn(self._welcome_after_flush(hello))
         else:
-            self._welcome(hello, port.ticks())
+            must_flush = self._sessions.enter(self)
+            self._sessions.entering.begin(
+                self, hello, self._transport.kind, must_flush,
+                lambda start: self._begun(hello, start),
+            )  # fmt: skip
         self._flush(port.ticks())
 
-    async def _welcome_after_flush(self, hello: Hello) -> None:
-        try:
-            async with asyncio.timeout(_FLUSH_S):
-                await self._sessions.flush()
-        except TimeoutError:
-            self.turn_away(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
+    def _begun(self, hello: Hello, start: SessionStart | None) -> None:
+        """The store knows where it goes on; its link, or its turn, may be gone meanwhile."""
+        if self._transport is None or self._session.state != GREETING:
+            return
+        if start is None:
+            self.turn_away(errors.STORE_UNAVAILABLE, STORE_RETRY_MS)
         else:
-            if self._transport is not None:
-                self._welcome(hello, port.ticks())
+            self._welcome(hello, start, port.ticks())
         self._flush(port.ticks())
 
-    def _welcome(self, hello: Hello, now: int) -> None:
+    def _welcome(self, hello: Hello, start: SessionStart, now: int) -> None:
         sessions = self._sessions
         try:
-            marks = resume_points(sessions, self.device_id, hello)
-            self.epoch_id = sessions.store.epoch_id(self.device_id, hello.epoch)
+            marks = resume_points(sessions, self.device_id, hello, start.marks)
         except StoreUnavailable:
-            self.turn_away(errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
+            self.turn_away(errors.STORE_UNAVAILABLE, STORE_RETRY_MS)
             return
+        self.epoch_id = start.epoch_id
         if hello.boot:
             self._boot_offset = port.unix_ms() - hello.uptime_ms
             sessions.store.set_boot(self.device_id, hello.boot, self._boot_offset)
@@ -318,7 +310,7 @@ class Peer:
         """Messages up to ``seq`` are durable; the acknowledgement leaves when it is due."""
         if not self.is_open:
             if not self.pending:
-                self._sessions.drained(self)
+                self._sessions.entering.drained(self)
             return
         self._session.acknowledge(stream, seq, now)
         due = self._session.receiver.ack_due
@@ -328,6 +320,17 @@ class Peer:
             # Most commits find the acknowledgement waiting for the timer of an earlier one.
             self._ack_armed = due
             self._arm(now)
+
+    @property
+    def holder(self) -> "Peer":
+        """Whose lease its messages come under: its own, or its hub's."""
+        return self
+
+    def forget(self, count: int) -> None:
+        """So many of its messages were not stored here, and are never acknowledged."""
+        self.pending -= count
+        if not self.is_open and not self.pending:
+            self._sessions.entering.drained(self)
 
     def acknowledge_now(self) -> None:
         """Let every acknowledgement leave at once (before a shutdown)."""

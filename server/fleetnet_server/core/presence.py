@@ -55,6 +55,7 @@ class DevicePresence(NamedTuple):
         identity: number of the identity that it uses.
         messages, duplicates, lost: since the server's start: stored, come again, given up.
         sessions: how many it opened. lag_ms: age of its newest reading when that arrived.
+        node: which of several servers has it; "": there is one.
     """
 
     state: str = OFFLINE
@@ -73,6 +74,7 @@ class DevicePresence(NamedTuple):
     lost: int = 0
     lag_ms: int | None = None
     via: str = ""
+    node: str = ""
 
 
 class Watcher(Protocol):

@@ -54,6 +54,11 @@ class Line:
             if oldest is not None:
                 del self.origins[oldest.alias]
 
+    def is_unsettled(self, alias: int) -> bool:
+        """Say whether messages of this alias have to wait: for its announcement, or the store."""
+        origin = self.origins.get(alias)
+        return origin is None or origin.is_waiting
+
     def park(self, event: Received) -> None:
         """Keep a RELAY until its origin is announced; the hub's window bounds how many."""
         self.parked.setdefault(event.stream, deque()).append((event, port.ticks()))
@@ -65,7 +70,9 @@ class Line:
         self.hub.send_live(wire.RELAY, encode_relay(alias, kind, 0, 0, body))
 
     def say_again(self, origin: Origin) -> None:
-        """Answer an announcement."""
+        """Answer an announcement, once there is an answer."""
+        if not origin.answer:
+            return
         self.hub.send_live(wire.RELAY, origin.answer)
 
     def say_surely(self, alias: int, kind: int, body: bytes) -> None:

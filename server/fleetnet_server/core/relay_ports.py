@@ -16,9 +16,11 @@ class Relayed(Message):
 
     Attributes:
         carrier: the hub's epoch (the store's number of it), stream and sequence: durable with it.
+        hub: its device id. The message comes under the hub's lease, not under the sensor's.
     """
 
     carrier: tuple[int, int, int]
+    hub: int
 
 
 class HubStore(Protocol):

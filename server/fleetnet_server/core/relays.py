@@ -33,7 +33,9 @@ from fleetnet.relay import (
 from fleetnet.ticks import ticks_diff
 from fleetnet_server.core.audit_ports import AuditLog
 from fleetnet_server.core.bodies import Message
+from fleetnet_server.core.entering import STORE_RETRY_MS
 from fleetnet_server.core.origin import Origin
+from fleetnet_server.core.ports import SessionStart
 from fleetnet_server.core.rates import RateTable
 from fleetnet_server.core.relay_line import Line
 from fleetnet_server.core.relay_ports import HubStore
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("fleetnet.relays")
 
+Start = SessionStart | None
+
 # How long a sensor's messages may wait for its announcement: lost datagrams are said again
 # each second.
 _PATIENCE_MS = 15_000
@@ -59,9 +63,6 @@ _ANNOUNCED_AT_ONCE = 2 * MAX_ORIGINS
 
 # At the end, where the last commit was waited for already: what is under way is one row.
 _STOP_S = 1.0
-
-# As in core/peer.py: a store is away for seconds.
-_STORE_RETRY_MS = 5_000
 
 # As in core/gate.py: somebody has to leave first.
 _FULL_RETRY_MS = 60_000
@@ -140,7 +141,7 @@ class Relays:
         except ProtocolError as error:
             self._broken(peer, error)
         except StoreUnavailable:
-            self._sessions.dismiss(peer, errors.STORE_UNAVAILABLE, _STORE_RETRY_MS)
+            self._sessions.dismiss(peer, errors.STORE_UNAVAILABLE, STORE_RETRY_MS)
 
     # -- announcements -----------------------------------------------------------------------
 
@@ -150,7 +151,7 @@ class Relays:
             same = (known.name, known.serial, known.epoch, known.boot)
             if same != (told.name, told.serial, told.hello.epoch, told.hello.boot):
                 raise ProtocolError(f"alias {alias} means two origins")
-            if known.nonce == told.hello.nonce and known.answer:
+            if known.nonce == told.hello.nonce and (known.answer or known.is_waiting):
                 line.say_again(known)
                 return
         if not self._rates.take(line.hub.device_id):
@@ -163,20 +164,35 @@ class Relays:
         if refusal is not None:
             self._refuse(line, origin, refusal)
             return
-        assert device is not None
-        origin.is_good = True
-        origin.epoch_id = self._sessions.store.epoch_id(device.id, told.hello.epoch)
-        if told.hello.boot and told.hello.uptime_ms:
-            self._sessions.store.set_boot(device.id, told.hello.boot, origin.dated)
+        if told.age_ms is not None:
+            refusal = self._no_session(origin, told)
+        is_here = told.age_ms is not None and refusal is None
+        must_flush = is_here and self._sessions.enter(origin)
+        origin.is_waiting = True
+        self._sessions.entering.begin(
+            origin, told.hello, "hub", must_flush,
+            lambda start: self._begun(origin, told, refusal, start), is_here,
+        )  # fmt: skip
+
+    def _begun(
+        self, origin: Origin, told: Announcement, refused: Refusal | None, start: Start
+    ) -> None:
+        """The store knows where the sensor goes on; its messages waited for that."""
+        line, hello = origin.line, told.hello
+        origin.is_waiting = False
+        if line.is_over or start is None:
+            self._sessions.dismiss(line.hub, errors.STORE_UNAVAILABLE, STORE_RETRY_MS)
+            return
+        origin.is_good, origin.epoch_id = True, start.epoch_id
+        if hello.boot and hello.uptime_ms:
+            self._sessions.store.set_boot(origin.device_id, hello.boot, origin.dated)
         self._sessions.restrict(origin)
-        if told.age_ms is None:
-            self._welcome(origin, told, False)
-        elif (refusal := self._no_session(origin, told)) is not None:
-            self._refuse(line, origin, refusal)
-        elif self._sessions.enter(origin):
-            self._spawn(self._welcome_after_flush(origin, told))
-        else:
-            self._welcome(origin, told, True)
+        if refused is not None:
+            self._refuse(line, origin, refused)
+        elif told.age_ms is None:
+            self._welcome(origin, told, start, False)
+        elif self._sessions.live.get(origin.device_id) is origin:
+            self._welcome(origin, told, start, True)
         self._unpark(line)
 
     def _judge(self, hub: "Peer", name: str, serial: int) -> tuple[Device | None, Refusal | None]:
@@ -215,17 +231,14 @@ class Relays:
             self._began[origin.device_id] = (origin.boot, began)
         return refusal
 
-    async def _welcome_after_flush(self, origin: Origin, told: Announcement) -> None:
-        await self._sessions.flush()
-        if self._sessions.live.get(origin.device_id) is origin and not origin.line.is_over:
-            self._welcome(origin, told, True)
-
-    def _welcome(self, origin: Origin, told: Announcement, is_here: bool) -> None:
+    def _welcome(
+        self, origin: Origin, told: Announcement, start: SessionStart, is_here: bool
+    ) -> None:
         sessions, hello = self._sessions, told.hello
         welcome = Welcome()
         welcome.epoch = welcome.peer_epoch = hello.epoch
         welcome.nonce, welcome.unix_ms = hello.nonce, port.unix_ms()
-        welcome.resume = sessions.store.watermarks(origin.device_id, hello.epoch)
+        welcome.resume = start.marks
         origin.is_open = is_here
         welcome.capabilities = origin.capabilities
         origin.answer = encode_relay(origin.alias, wire.WELCOME, 0, 0, encode_welcome(welcome))
@@ -269,7 +282,7 @@ class Relays:
         except ProtocolError as error:
             self._broken(hub, error)
             return
-        if event.stream in line.parked or alias not in line.origins:
+        if event.stream in line.parked or line.is_unsettled(alias):
             line.park(event)
         else:
             self._carry(line, event)
@@ -312,6 +325,8 @@ class Relays:
             while line.skipped and not line.is_over:
                 skipped, line.skipped = line.skipped, {}
                 await self._sessions.flush()
+                if self._line(line.hub) is not line:
+                    return  # it is gone: what was before may be lost, and is not to be skipped
                 await asyncio.to_thread(self._store.note_carried, line.hub.epoch_id, skipped)
                 for stream, seq in skipped.items():
                     line.hub.acknowledge(stream, seq, port.ticks())
@@ -327,7 +342,7 @@ class Relays:
             while waiting and not line.is_over:
                 event, since = waiting[0]
                 alias = decode_relay(event.payload)[0]
-                if alias not in line.origins and ticks_diff(now, since) < _PATIENCE_MS:
+                if line.is_unsettled(alias) and ticks_diff(now, since) < _PATIENCE_MS:
                     break
                 waiting.popleft()
                 self._carry(line, event)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -34,12 +35,13 @@ class Router:
     Attributes:
         writer: set by app before the first message.
         received, stored, duplicates, problems: counters of messages. readings: in those that
-            were received and are good.
+            were received and are good. lost: those that another server stores.
         is_shut: the windows are shut because the store is behind.
         services: hear of messages of their kinds once these are durable.
         on_shut: hears of is_shut; on_denied: of messages that a policy does not allow;
             on_batch: of every commit, when its messages are acknowledged.
-            on_too_fast: of devices that go on sending when their windows are closed.
+            on_too_fast: of devices that go on sending when their windows are closed;
+            on_taken: of those that another server has now.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,7 @@ class Router:
         self.stored = 0
         self.duplicates = 0
         self.problems = 0
+        self.lost = 0
         self.readings = 0
         self.is_shut = False
         self.services = Services(())
@@ -55,6 +58,7 @@ class Router:
         self.on_denied: Callable[[Peer, str], None] | None = None
         self.on_batch: Callable[[list[tuple[Message, Peer, bool]]], None] | None = None
         self.on_too_fast: Callable[[Peer], None] | None = None
+        self.on_taken: Callable[[Peer], None] | None = None
         self._waiting_bytes = 0
 
     def take(self, peer: "Peer", event: Received) -> None:
@@ -131,6 +135,21 @@ class Router:
                 peer.duplicates += not is_new
         if self.on_batch is not None:
             self.on_batch(done)
+        self._reopen()
+
+    def on_lost(self, lost: "list[tuple[Message, Peer]]") -> None:
+        """Forget messages that came under a lease which is another server's by now."""
+        counts = Counter(peer for _, peer in lost)
+        self.lost += len(lost)
+        self._waiting_bytes -= sum(len(message.body) + _MESSAGE_BYTES for message, _ in lost)
+        for peer, count in counts.items():
+            peer.forget(count)
+        for holder in {peer.holder for peer in counts}:
+            if self.on_taken is not None:
+                self.on_taken(holder)
+        self._reopen()
+
+    def _reopen(self) -> None:
         if self.is_shut and self._waiting_bytes < _LOW_BYTES:
             self._shut(False)
 

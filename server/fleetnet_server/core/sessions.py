@@ -17,6 +17,7 @@ from fleetnet_server.config import Settings
 from fleetnet_server.core.audit_ports import AuditLog
 from fleetnet_server.core.bodies import POLICY
 from fleetnet_server.core.duplicates import Duplicates
+from fleetnet_server.core.entering import STORE_RETRY_MS, Entering
 from fleetnet_server.core.gate import SILENCE, Gate
 from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.policing import Buckets, Pace
@@ -65,7 +66,8 @@ class Sessions:
         stored_kinds: frame kinds that go to the store; other critical ones end a session.
         policy: in force, see use_policy.
         changes: grows when the registry changed; links that were let in before are judged again.
-        relays: of hubs, see core/relays.py.
+        relays: of hubs, see core/relays.py. entering: their starts and
+            ends at the store, see core/entering.py.
     """
 
     relays: RelayPort = NoRelays()
@@ -103,13 +105,13 @@ class Sessions:
         self.changes = 0
         self.presence = presence or Presence()
         self.live: dict[int, Peer] = {}
+        self.entering = Entering(self)
         self._duplicates = Duplicates()
         self._buckets = Buckets()
         self._revoked_elsewhere: frozenset[tuple[bytes, int]] = frozenset()
         self._ours: frozenset[bytes] | None = None
         self._accepted: frozenset[bytes] = frozenset()
         self._foreign: set[tuple[int, int]] = set()
-        self._draining: dict[int, set[Peer]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._nobody: asyncio.Event | None = None
         router.on_shut = self._on_shut
@@ -180,7 +182,9 @@ class Sessions:
 
     def ask(self, peer: Peer, hello: Hello, transport: Transport | None) -> None:
         """Ask the gate whether a session may begin."""
-        if barred_ms := self._barred_ms(peer):
+        if self.entering.is_shut:
+            peer.turn_away(errors.STORE_UNAVAILABLE, STORE_RETRY_MS)
+        elif barred_ms := self._barred_ms(peer):
             # It would begin with a closed window, and that is what the device does not obey.
             self.refused(peer, Refusal(errors.OVERLOADED, "sent too fast", peer.name))
             peer.turn_away(errors.OVERLOADED, barred_ms)
@@ -198,7 +202,7 @@ class Sessions:
             self._replaced(old, peer)
             old.bye(errors.REPLACED)
             self._shut(old, reason_text(errors.REPLACED))
-        return peer.device_id in self._draining
+        return self.entering.is_draining(peer.device_id)
 
     def _replaced(self, old: Peer, new: Peer) -> None:
         _log.info("session replaced", device=new.name)
@@ -230,7 +234,7 @@ class Sessions:
             self.presence.ended(peer, why)
             if not peer.is_quarantined:
                 self.services.closed(peer)
-        self._drain(peer)
+        self.entering.drain(peer)
 
     def leave(self, peer: Peer, why: str) -> None:
         """Forget a peer whose session or link is over."""
@@ -244,18 +248,8 @@ class Sessions:
                 self._nobody.set()
             if was_open:
                 _log.info("session ended", device=peer.name, why=why)
-
-    def _drain(self, peer: Peer) -> None:
-        if peer.pending:
-            self._draining.setdefault(peer.device_id, set()).add(peer)
-
-    def drained(self, peer: Peer) -> None:
-        """All messages of a closed peer are durable."""
-        others = self._draining.get(peer.device_id)
-        if others is not None:
-            others.discard(peer)
-            if not others:
-                del self._draining[peer.device_id]
+        if peer.epoch_id:
+            self.entering.release(peer.device_id)
 
     def opened(self, peer: Peer, hello: Hello, transport: Transport | None) -> None:
         """Log a session that was accepted, and let the services have it."""

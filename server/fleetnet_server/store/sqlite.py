@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import apsw
 
 from fleetnet_server.core.bodies import Message
+from fleetnet_server.core.ports import SessionAbout, SessionStart
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.identity.registry import Device
 from fleetnet_server.store import schema, streams
@@ -66,6 +67,7 @@ class SqliteStore:
     Attributes:
         on_deferred: called on the loop's thread when something waits for the next commit
             without a message (set by Writer).
+        on_lost: see MessageStore; never called, as one server alone has the file.
         registry: its devices and certificates.
 
     Raises:
@@ -76,6 +78,7 @@ class SqliteStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.on_deferred: Callable[[], None] | None = None
+        self.on_lost: Callable[[int], None] | None = None
         self._lock = threading.Lock()
         self._deferring = threading.Lock()
         self._writable: apsw.Connection | None = None
@@ -97,6 +100,11 @@ class SqliteStore:
         self._gaps: list[tuple[int, int, int, int, int, int]] = []
         self._audit: list[AuditRow] = []
         self.registry = DeviceTable(self)
+
+    @property
+    def place(self) -> Path:
+        """Where it is (store/places.py)."""
+        return self.path
 
     def __enter__(self) -> "SqliteStore":
         return self
@@ -147,7 +155,18 @@ class SqliteStore:
         """Refuse a certificate from now on, and commit. Raises StoreError when it is unknown."""
         self.registry.revoke_certificate(serial)
 
-    # Epochs, boots, gaps
+    def last_received(self, device_id: int) -> int | None:
+        """See Database; reads as ``read`` does."""
+        return streams.last_received(self, device_id)
+
+    # Sessions, epochs, boots, gaps
+
+    def begin(self, device_id: int, epoch: bytes, about: SessionAbout) -> SessionStart:
+        """See MessageStore; answers at once. Raises StoreUnavailable."""
+        return SessionStart(self.epoch_id(device_id, epoch), self.watermarks(device_id, epoch))
+
+    def end(self, device_id: int) -> None:
+        """See MessageStore: a file has no leases."""
 
     def epoch_id(self, device_id: int, epoch: bytes) -> int:
         """Return the small number of a device's epoch (8 bytes), a new one when it is new.

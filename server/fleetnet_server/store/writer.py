@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import repeat
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from fleetnet_server.core.bodies import Message
 from fleetnet_server.core.histogram import Histogram
+from fleetnet_server.core.ports import Committed
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store.sqlite import SqliteStore
 
 _log = logging.getLogger("fleetnet.store")
 
@@ -28,12 +28,26 @@ Token = TypeVar("Token")
 _Batch = tuple[list[Message], list[Token]]
 
 
+class Committing(Protocol):
+    """What a Writer needs of a store; SqliteStore is one."""
+
+    on_deferred: Callable[[], None] | None
+
+    @property
+    def has_deferred(self) -> bool:
+        """Something waits for the next commit."""
+
+    def commit(self, batch: Sequence[Message]) -> Sequence[int] | Committed:
+        """Store a batch; see SqliteStore.commit. Called on the Writer's thread."""
+
+
 class Writer(Generic[Token]):
     """Commits messages on a thread of its own, and reports them on the loop.
 
     Made on a running loop, which it belongs to. After a commit ``on_durable`` gets
     (message, token, is_new) of the whole batch in order of ``put``; is_new is False for a
-    message that was stored before (acknowledge it again, do not hand it on).
+    message that was stored before (acknowledge it again, do not hand it on). What the store
+    did not take because its device is at another server by now goes to ``on_lost``.
 
     Args:
         interval_s: least time between the starts of two commits. Longer makes larger
@@ -47,15 +61,17 @@ class Writer(Generic[Token]):
 
     def __init__(
         self,
-        store: SqliteStore,
+        store: Committing,
         on_durable: Callable[[list[tuple[Message, Token, bool]]], None],
         *,
         interval_s: float = 0.010,
         max_rows: int = 2048,
         retry_s: tuple[float, float] = (0.1, 5.0),
+        on_lost: Callable[[list[tuple[Message, Token]]], None] | None = None,
     ):
         self._store = store
         self._on_durable = on_durable
+        self._on_lost = on_lost
         self._interval_s = interval_s
         self._max_rows = max_rows
         self._retry_s = retry_s
@@ -94,6 +110,11 @@ class Writer(Generic[Token]):
     def is_available(self) -> bool:
         """False while the store refuses to commit; what arrives meanwhile waits in memory."""
         return self._is_available
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds since which one commit is under way, its attempts that failed included."""
+        return self._loop.time() - self._began if self._is_committing else 0.0
 
     def put(self, message: Message, token: Token) -> None:
         """Queue a message; ``token`` comes back with it. Raises RuntimeError once closed."""
@@ -171,7 +192,9 @@ class Writer(Generic[Token]):
         self._next_start = self._began + self._interval_s
         self._batches.put((messages, tokens))
 
-    def _finish(self, messages: list[Message], tokens: list[Token], new: Sequence[int]) -> None:
+    def _finish(
+        self, messages: list[Message], tokens: list[Token], new: Sequence[int] | Committed
+    ) -> None:
         self._in_flight = 0
         self._is_committing = False
         self._commits += 1
@@ -179,19 +202,29 @@ class Writer(Generic[Token]):
         self._durable += len(messages)
         try:
             if messages:
-                if len(new) == len(messages):
-                    done = list(zip(messages, tokens, repeat(True), strict=False))
-                else:
-                    chosen = set(new)
-                    done = [
-                        (message, tokens[index], index in chosen)
-                        for index, message in enumerate(messages)
-                    ]
-                self._on_durable(done)
+                self._report(messages, tokens, new)
         finally:
             self._end_flushes()
             if self._messages or self._flushes or self._store.has_deferred:
                 self._schedule()
+
+    def _report(
+        self, messages: list[Message], tokens: list[Token], new: Sequence[int] | Committed
+    ) -> None:
+        lost: frozenset[int] = frozenset()
+        if isinstance(new, Committed):
+            new, lost = new
+        if len(new) == len(messages):
+            self._on_durable(list(zip(messages, tokens, repeat(True), strict=False)))
+            return
+        chosen = set(new)
+        self._on_durable([
+            (message, tokens[index], index in chosen)
+            for index, message in enumerate(messages)
+            if index not in lost
+        ])  # fmt: skip
+        if lost and self._on_lost is not None:
+            self._on_lost([(messages[index], tokens[index]) for index in sorted(lost)])
 
     def _end_flushes(self) -> None:
         waiting = []
@@ -215,7 +248,7 @@ class Writer(Generic[Token]):
             except RuntimeError:  # the loop was closed without close(): nobody to tell
                 return
 
-    def _commit(self, messages: list[Message]) -> Sequence[int] | None:
+    def _commit(self, messages: list[Message]) -> Sequence[int] | Committed | None:
         """Commit until it succeeds; None when told to give up."""
         pause, longest = self._retry_s
         failed_at: float | None = None

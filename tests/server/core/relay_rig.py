@@ -138,7 +138,9 @@ class World:
     def start(self) -> None:
         self.store = SqliteStore(self.folder / "fleet.db")
         self.router = Router()
-        self.writer: Writer[Peer] = Writer(self.store, self.router.on_durable, interval_s=0)
+        self.writer: Writer[Peer] = Writer(
+            self.store, self.router.on_durable, interval_s=0, on_lost=self.router.on_lost
+        )
         self.router.writer = self.writer
         self.audit = Audit(self.store)
         table = CommandTable(self.store)

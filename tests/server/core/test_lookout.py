@@ -55,3 +55,16 @@ async def test_one_that_fails_is_said_once_and_the_others_look_on(
     assert broken.is_stopped
     assert full.is_stopped
     assert good.is_stopped
+
+
+async def test_news_are_looked_at_at_once() -> None:
+    service = Service()
+    lookout = Lookout((service,), look_s=3600)
+    await asyncio.sleep(0)
+    for count in (1, 2):
+        await asyncio.to_thread(lookout.wake)
+        async with asyncio.timeout(20):
+            while service.looks < count:
+                await asyncio.sleep(0.01)
+    await lookout.stop()
+    lookout.wake()

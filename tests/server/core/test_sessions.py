@@ -108,7 +108,9 @@ class World:
         self.folder = folder
         self.store = SqliteStore(folder / "fleet.db")
         self.router = Router()
-        self.writer: Writer[Peer] = Writer(self.store, self.router.on_durable, interval_s=0)
+        self.writer: Writer[Peer] = Writer(
+            self.store, self.router.on_durable, interval_s=0, on_lost=self.router.on_lost
+        )
         self.router.writer = self.writer
         self.audit = Audit(self.store)
         self.commands = Commands(CommandTable(self.store))
