@@ -2,17 +2,32 @@
 
 import gc
 import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from interpreters import table
 from pki import Pki, make_pki
 
+if TYPE_CHECKING:
+    from server.store.postgres_server import PostgresServer
+
 
 @pytest.fixture(scope="session")
 def pki() -> Pki:
     """Credentials of this run; no key is ever stored in the tree."""
     return make_pki()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[PostgresServer]":
+    """A PostgreSQL of this worker's own; without the package its tests are skipped by name."""
+    from server.store.postgres_server import PostgresServer, skip_without_postgres
+
+    server = PostgresServer(skip_without_postgres())
+    yield server
+    server.close()
 
 
 def pytest_configure() -> None:

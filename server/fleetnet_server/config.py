@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.redaction import shown
+from fleetnet_server.store_place import StorePlace, is_postgres, postgres_place
 
 FILE_NAME = "fleetnet.toml"
 PREFIX = "FLEETNET_"
@@ -46,7 +47,20 @@ class Settings(BaseSettings):
     bind: str = Field("0.0.0.0", description="address that the server listens on")  # noqa: S104
     tls_port: int = Field(7443, ge=0, le=65535, description="TCP port; 0: any free one")
     dtls_port: int = Field(7443, ge=0, le=65535, description="UDP port; 0: any free one")
-    store: str = Field("fleet.db", min_length=1, description="store file, below the folder")
+    store: str = Field(
+        "fleet.db",
+        min_length=1,
+        description="store file, below the folder; or postgresql://[USER@]HOST[:PORT]/DATABASE",
+    )
+    node: str = Field(
+        "",
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="of this server, where several have one database; empty: host and process",
+    )
+    store_patience_s: float = Field(
+        3.0, ge=0.5, le=600, description="then devices are sent to the other servers"
+    )
     commit_interval_ms: float = Field(
         20.0, ge=0, le=1000, description="least time between two commits"
     )
@@ -103,6 +117,9 @@ class Settings(BaseSettings):
         0.25, ge=0.01, le=1, description="of a core, for compaction, retention and blob quotas"
     )
     max_blob_bytes: int = Field(64 << 20, ge=1024, description="larger blobs are refused")
+    workers: int = Field(
+        1, ge=1, le=64, description="processes that have devices, see `fleetnet serve --workers`"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -116,8 +133,31 @@ class Settings(BaseSettings):
         """Let the environment win over the file, whose values come as arguments."""
         return env_settings, init_settings
 
-    def store_path(self, folder: Path) -> Path:
-        """Return where the store file is."""
+    @property
+    def has_store_file(self) -> bool:
+        """The store is a file (SQLite), not a database of PostgreSQL."""
+        return not is_postgres(self.store)
+
+    def store_place(self, folder: Path) -> StorePlace:
+        """Return where the store is. Raises ConfigError: `store` is a URL that is none."""
+        if self.has_store_file:
+            return folder / self.store
+        return postgres_place(self.store, folder)
+
+    def store_path(self, folder: Path, doing: str = "this is") -> Path:
+        """Return where the store file is.
+
+        Args:
+            doing: what needs a file, for the error: "a backup is".
+
+        Raises:
+            ConfigError: the store is a database of PostgreSQL, which has tools of its own.
+        """
+        if not self.has_store_file:
+            raise ConfigError(
+                f"{doing} for a store file, and this store is PostgreSQL: use PostgreSQL's own "
+                "tools (`pg_dump` and `pg_restore`), and copy the folder"
+            )
         return folder / self.store
 
 
@@ -142,9 +182,11 @@ def load_settings(folder: str | Path) -> Settings:
             raise ConfigError(f"{path}: unknown key {key!r}{_nearest(key, Settings.model_fields)}")
     _check_environment(os.environ)
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         raise ConfigError(_explain(error, path)) from None
+    settings.store_place(Path(folder))
+    return settings
 
 
 def _check_environment(names: Iterable[str]) -> None:

@@ -14,11 +14,14 @@ from fleetnet_server.cli.output import (
     print_table,
     progress,
 )
+from fleetnet_server.cli.store_copy import copy
+from fleetnet_server.cli.store_postgres import migrate, roles
 from fleetnet_server.config import load_settings
 from fleetnet_server.errors import FolderError
 from fleetnet_server.served import is_served
 from fleetnet_server.store.backup import make_backup
-from fleetnet_server.store.inventory import take_inventory
+from fleetnet_server.store.inventory import Inventory, take_inventory
+from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.restore import restore_backup
 from fleetnet_server.wording import counted
 
@@ -27,7 +30,12 @@ _MIB = 1 << 20
 
 @click.group()
 def store() -> None:
-    """Show the store; back it up and restore it."""
+    """Show the store; back it up and restore it; set PostgreSQL up."""
+
+
+store.add_command(copy)
+store.add_command(migrate)
+store.add_command(roles)
 
 
 @store.command()
@@ -36,21 +44,17 @@ def store() -> None:
 def show(folder: Path, as_json: bool) -> None:
     """Print what the store has, its size, and what retention would end now.
 
-    Beside a running server; counting takes 1 to 2 s for 100 million readings.
+    Beside a running server; counting takes 1 to 2 s for 100 million readings. Of PostgreSQL,
+    rows of large tables are as many as its statistics say.
     """
-    path = load_settings(folder).store_path(folder)
+    place = load_settings(folder).store_place(folder)
     with progress("counting") as advance:
-        found = take_inventory(folder, path, time.time_ns() // 1_000_000, advance)
+        found = take_inventory(folder, place, time.time_ns() // 1_000_000, advance)
     if as_json:
-        print_json({"store": str(path), **found._asdict()})
+        print_json({"store": str(place), **found._asdict()})
         return
-    rows = [
-        ("file", f"{path}, {found.file_bytes / _MIB:.1f} MiB"),
-        ("write-ahead log", f"{found.log_bytes / _MIB:.1f} MiB"),
-        ("devices", f"{found.devices}"),
-        ("messages", f"{found.messages} not compacted, {found.held} of them without a date"),
-        ("readings", f"{found.chunk_readings} in {counted(found.chunks, 'chunk')} of"
-         f" {found.series} series"),
+    rows = _of_file(place, found) if isinstance(place, Path) else _of_database(place, found)
+    rows += [
         ("summed up", f"{counted(found.minutes, 'minute')}, {counted(found.hours, 'hour')}"),
         ("blobs", f"{found.blobs}; {found.blob_bytes / _MIB:.1f} MiB, the same content once"),
         ("retention ends", found.retention_error or f"{counted(found.ending_readings, 'reading')},"
@@ -60,6 +64,26 @@ def show(folder: Path, as_json: bool) -> None:
         was = f"{format_time(found.restored_ms)}, from {format_time(found.backup_ms)}"
         rows.append(("restored", was))
     print_table(("WHAT", "HOW MUCH"), rows)
+
+
+def _of_file(path: Path, found: Inventory) -> list[tuple[str, str]]:
+    return [
+        ("file", f"{path}, {found.file_bytes / _MIB:.1f} MiB"),
+        ("write-ahead log", f"{found.log_bytes / _MIB:.1f} MiB"),
+        ("devices", f"{found.devices}"),
+        ("messages", f"{found.messages} not compacted, {found.held} of them without a date"),
+        ("readings", f"{found.chunk_readings} in {counted(found.chunks, 'chunk')} of"
+         f" {found.series} series"),
+    ]  # fmt: skip
+
+
+def _of_database(place: StorePlace, found: Inventory) -> list[tuple[str, str]]:
+    return [
+        ("database", f"{place}, {found.file_bytes / _MIB:.1f} MiB"),
+        ("devices", f"{found.devices}"),
+        ("messages", f"{found.messages} kept, {found.held} of them without a date"),
+        ("readings", f"{found.chunk_readings} of {found.series} series"),
+    ]
 
 
 @store.command()
@@ -74,7 +98,7 @@ def backup(folder: Path, target: Path, with_keys: bool, as_json: bool) -> None:
     It is the store of one moment. Keys are not in it without --with-keys: keep copies of ca/,
     server/ and secret.key elsewhere. Needs free disk for the store twice.
     """
-    path = load_settings(folder).store_path(folder)
+    path = load_settings(folder).store_path(folder, "this backup is")
     with progress("backing up") as advance:
         made = make_backup(folder, path, target, with_keys, advance)
     text = f"{target}: {made.bytes / _MIB:.1f} MiB, {counted(made.blobs, 'blob')}, "

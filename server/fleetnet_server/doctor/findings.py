@@ -14,7 +14,7 @@ class Finding(NamedTuple):
         check: what was looked at: "clock", "bundle", "folder", "ca", "server", "store",
             "registry", "psk", "name", "tcp", "udp", "chain", "tls", "dtls", "session", "heap",
             "board", "network", "doctor"; before a start also "settings", "policy", "ports",
-            "disk", "limits", "user".
+            "disk", "limits", "user", "database".
         level: "ok", "warn" (it works, or another way does) or "bad".
         text: the cause, named. remedy: what helps, "" for "ok".
     """

@@ -43,7 +43,17 @@ def examine_folder(folder: Path, settings: Settings) -> list[Finding]:
         findings.append(found)
         if store is not None:
             findings += registry.overview(store)
-    return findings
+    return findings + _of_database(folder, settings)
+
+
+def _of_database(folder: Path, settings: Settings) -> list[Finding]:
+    """What a store that is PostgreSQL has beside its layout: rights, safety, room."""
+    place = settings.store_place(folder)
+    if isinstance(place, Path):
+        return []
+    from fleetnet_server.doctor import database
+
+    return database.examine(place)[1:]
 
 
 def anchors_of(authority: Authority) -> list[x509.Certificate]:

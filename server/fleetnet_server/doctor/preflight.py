@@ -167,10 +167,13 @@ def _of_port(bind: str, key: str, number: int, kind: socket.SocketKind) -> Findi
 
 def _of_room(folder: Path, settings: Settings) -> Finding:
     try:
-        free = shutil.disk_usage(settings.store_path(folder).parent).free
+        store = settings.store_place(folder)
+        where = store.parent if isinstance(store, Path) else folder  # blobs, where it has no file
+        free = shutil.disk_usage(where).free
     except OSError as error:
         return Finding("disk", BAD, f"{error}", "mount it, or correct `store` in fleetnet.toml")
-    text = f"{free >> 20} MiB free where the store is"
+    what = "the store is" if isinstance(store, Path) else "the blobs are"
+    text = f"{free >> 20} MiB free where {what}"
     if free < _ROOM_BAD:
         return Finding("disk", BAD, text, "make room: without it devices keep what they have")
     if free < _ROOM_WARN:

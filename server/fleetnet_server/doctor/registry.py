@@ -15,6 +15,9 @@ from fleetnet_server.doctor.findings import BAD, OK, WARN, Finding
 from fleetnet_server.identity import psk as keys
 from fleetnet_server.identity.registry import QUARANTINED, Device
 from fleetnet_server.identity.secret import load_secret
+from fleetnet_server.store.opening import open_store
+from fleetnet_server.store.places import PostgresPlace
+from fleetnet_server.store.ports import Store
 from fleetnet_server.store.psks import PskTable
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.trouble import explained
@@ -23,9 +26,13 @@ _NAMED = 10
 
 
 @contextmanager
-def opened(folder: Path, settings: Settings) -> Iterator[tuple[SqliteStore | None, Finding]]:
+def opened(folder: Path, settings: Settings) -> Iterator[tuple[Store | None, Finding]]:
     """Open the store of a fleet; (None, what is wrong) when that cannot be done."""
-    path = settings.store_path(folder)
+    path = settings.store_place(folder)
+    if not isinstance(path, Path):
+        with _opened_database(path) as found:
+            yield found
+        return
     if not path.exists():
         text = f"there is no store {path}: no device is registered"
         yield None, Finding("store", BAD, text, "restore it from a backup; `fleetnet init` made it")
@@ -39,13 +46,31 @@ def opened(folder: Path, settings: Settings) -> Iterator[tuple[SqliteStore | Non
         yield store, _soundness(store, path)
 
 
+@contextmanager
+def _opened_database(place: PostgresPlace) -> Iterator[tuple[Store | None, Finding]]:
+    """As ``opened``; what the finding does not say, database.examine does."""
+    from fleetnet_server.doctor import database
+
+    first = database.examine(place)[0]
+    if first.level != OK:
+        yield None, first
+        return
+    try:
+        store = open_store(place)
+    except FleetError as error:
+        yield None, Finding("store", BAD, *explained(error))
+        return
+    with store:
+        yield store, first
+
+
 def has_no_device(folder: Path, settings: Settings) -> bool:
     """Whether it is sure that no device is registered."""
     with opened(folder, settings) as (store, _):
         return store is not None and not store.devices()
 
 
-def _soundness(store: SqliteStore, path: Path) -> Finding:
+def _soundness(store: Store, path: Path) -> Finding:
     try:
         ((said,),) = store.read("PRAGMA quick_check(1)")
     except FleetError as error:
@@ -56,7 +81,7 @@ def _soundness(store: SqliteStore, path: Path) -> Finding:
     return Finding("store", OK, f"{path} is sound, {path.stat().st_size} B")
 
 
-def overview(store: SqliteStore) -> list[Finding]:
+def overview(store: Store) -> list[Finding]:
     """Look at all devices: how many are in which state, whose certificates have ended."""
     devices = store.devices()
     counts = Counter(device.state for device in devices)
@@ -72,7 +97,7 @@ def overview(store: SqliteStore) -> list[Finding]:
     return found
 
 
-def _has_ended(store: SqliteStore, device: Device, now_ms: int) -> bool:
+def _has_ended(store: Store, device: Device, now_ms: int) -> bool:
     ends = [
         one.not_after_ms
         for one in store.registry.certificates(device.id)
@@ -81,7 +106,7 @@ def _has_ended(store: SqliteStore, device: Device, now_ms: int) -> bool:
     return bool(ends) and max(ends) < now_ms
 
 
-def of_device(store: SqliteStore, folder: Path, bundle: Bundle) -> list[Finding]:
+def of_device(store: Store, folder: Path, bundle: Bundle) -> list[Finding]:
     """Say whether the server would take the device of a bundle, and if not, why."""
     name = bundle.name
     device = store.lookup(name)
@@ -115,7 +140,7 @@ def _of_certificate(device: Device, bundle: Bundle) -> list[Finding]:
     return []
 
 
-def _of_psk(store: SqliteStore, folder: Path, device: Device, psk: Any) -> list[Finding]:
+def _of_psk(store: Store, folder: Path, device: Device, psk: Any) -> list[Finding]:
     """Tell an unknown identity from a wrong key: a client cannot, the server's side can."""
     try:
         identity, key = str(psk["identity"]), bytes.fromhex(psk["key"])

@@ -10,8 +10,8 @@ from fleetnet_server.errors import StoreError
 from fleetnet_server.identity.registry import Device
 from fleetnet_server.store.claims import ClaimTable, make_token
 from fleetnet_server.store.identities import IdentityTable
-from fleetnet_server.store.registry import Database, DeviceTable
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.ports import Database
+from fleetnet_server.store.registry import DeviceTable
 from fleetnet_server.store.tokens import TokenTable
 
 Row = dict[str, Any]
@@ -27,7 +27,7 @@ class _Reading(Database, Protocol):
 class Access:
     """The changes of one store file. Raises StoreUnavailable throughout."""
 
-    def __init__(self, views: _Reading, store: SqliteStore):
+    def __init__(self, views: _Reading, store: Database):
         self._views = views
         self._claims = ClaimTable(store)
         self._identities = IdentityTable(store)

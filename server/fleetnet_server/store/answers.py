@@ -1,23 +1,22 @@
 """What RESULT and CONFIG_STATE messages change beside being stored, in the same commit.
 
-Called by SqliteStore inside its transaction; nothing here begins or ends one.
+Called by the store inside its transaction; nothing here begins or ends one.
 """
 
 import json
 import re
 from collections.abc import Sequence
 
-import apsw
-
 from fleetnet import commands as wire
 from fleetnet.frame import CONFIG_STATE, OPTIONAL, RESULT
 from fleetnet_server.core.bodies import Message, decode_answer
+from fleetnet_server.store.ports import Connection
 
 # The id at the head of a RESULT that cannot be read: its caller learns that much.
 _HEAD = re.compile(rb'\s*\[\s*"([!#-\[\]-~]{1,32})"')
 
 
-def apply_answers(connection: apsw.Connection, batch: Sequence[Message]) -> None:
+def apply_answers(connection: Connection, batch: Sequence[Message]) -> None:
     """Note what a batch's answers say. Applying one twice changes nothing."""
     for message in batch:
         kind = message.kind & ~OPTIONAL
@@ -32,7 +31,7 @@ def apply_answers(connection: apsw.Connection, batch: Sequence[Message]) -> None
             )
 
 
-def _apply_result(connection: apsw.Connection, message: Message) -> None:
+def _apply_result(connection: Connection, message: Message) -> None:
     if message.problem is None:
         command_id, status, value = decode_answer(RESULT, message.body)
     else:

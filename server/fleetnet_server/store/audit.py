@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fleetnet_server.store.sqlite import MAX_AUDIT, SqliteStore
+from fleetnet_server.store.ports import Readable, Store
+from fleetnet_server.store.sqlite import MAX_AUDIT
 
 # The same again and again (a device that was disabled, a scanner) is one row in this time.
 PERIOD_S = 60.0
@@ -48,7 +49,7 @@ class Entry(NamedTuple):
 class AuditTable:
     """The log of one store file, to be read. Raises StoreUnavailable throughout."""
 
-    def __init__(self, store: SqliteStore):
+    def __init__(self, store: Readable):
         self._store = store
 
     def newest(self) -> int:
@@ -110,7 +111,7 @@ class Audit:
             itself when it can.
     """
 
-    def __init__(self, store: SqliteStore, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic):
         self._store = store
         self._clock = clock
         self._repeated: dict[object, _Repeated] = {}

@@ -4,11 +4,11 @@ import json
 import time
 from typing import Any
 
-import apsw
+from fleetnet_server.store.ports import Connection
 
 
 def add_audit(
-    connection: apsw.Connection,
+    connection: Connection,
     actor: str,
     action: str,
     device: str | None,

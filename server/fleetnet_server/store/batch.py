@@ -30,7 +30,8 @@ _first_time = itemgetter(5)
 # (epoch of a hub, its stream, sequence up to which all that it carried is stored)
 CARRIED = (
     "INSERT INTO carried(epoch, stream, last) VALUES(?, ?, ?)"
-    " ON CONFLICT DO UPDATE SET last = max(last, excluded.last)"
+    " ON CONFLICT(epoch, stream) DO UPDATE SET last = excluded.last"
+    " WHERE excluded.last > carried.last"
 )
 
 

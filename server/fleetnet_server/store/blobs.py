@@ -9,6 +9,7 @@ the next offer of the same content finds, or the quotas' sweep (blob_quotas.py).
 """
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import shutil
@@ -17,14 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import apsw
-
 from fleetnet_server.core.blob_ports import BlobRow
 from fleetnet_server.core.blob_ports import PartialFile as AnyPartial
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store import schema
 from fleetnet_server.store.lifetimes import Lifetimes
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.places import PostgresPlace, StorePlace
+from fleetnet_server.store.ports import Connection, Database
 
 _INSERT = (
     "INSERT INTO blobs(device, number, name, content_format, size, sha256, t_ms, received_ms,"
@@ -33,6 +33,34 @@ _INSERT = (
 
 # Two disks' worth of work: hashing and synchronising; more would only wait for each other.
 _THREADS = 2
+
+
+# Below FOLDER/blobs. Each process that receives blobs has partials of its own.
+PARTIALS, LOCK = "partial", ".lock"
+
+
+class _Changing:
+    """A lock for the threads of this process, and for every process that uses the folder."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._lock = threading.Lock()
+        self._file: int | None = None
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        try:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_error: object) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+        self._lock.release()
 
 
 class PartialFile:
@@ -71,6 +99,9 @@ class PartialFile:
 class BlobFiles:
     """Implements core.blob_ports.BlobStore over a folder and a store. Call ``close`` at the end.
 
+    Args:
+        partials: name of the folder below it for blobs that are not complete; emptied.
+
     Attributes:
         lifetimes: of which the quotas count; set by BlobQuotas.
         changing: hold it from looking whether content has a row to acting upon it.
@@ -79,24 +110,28 @@ class BlobFiles:
         OSError: the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, store: SqliteStore):
+    def __init__(self, folder: Path, store: Database, partials: str = PARTIALS):
         self.folder = folder
         self._store = store
-        self._partials = folder / "partial"
+        self._partials = folder / partials
         shutil.rmtree(self._partials, ignore_errors=True)
         self._partials.mkdir(parents=True)
         self._threads = ThreadPoolExecutor(_THREADS, "fleetnet-blobs")
         self.lifetimes = Lifetimes()
-        self.changing = threading.Lock()
+        self.changing = _Changing(folder / LOCK)
 
     def is_stored(self, row: BlobRow) -> bool:
         """See core.blob_ports."""
-        return bool(
-            self._store.read(
+        try:
+            found = self._store.read(
                 "SELECT 1 FROM blobs WHERE device = ? AND number = ? AND sha256 = ?",
                 (row.device_id, row.number, row.sha256.hex()),
             )
-        )
+        except StoreError:
+            # Of several servers none has these rows in memory; the content is found, as of
+            # any blob that comes again, and its row is not added twice.
+            return False
+        return bool(found)
 
     def has_content(self, sha256: bytes, size: int) -> bool:
         """See core.blob_ports."""
@@ -149,7 +184,7 @@ def content_path(sha256: bytes) -> Path:
     return Path(text[:2]) / text
 
 
-def _insert(connection: apsw.Connection, rows: list[BlobRow]) -> None:
+def _insert(connection: Connection, rows: list[BlobRow]) -> None:
     connection.executemany(
         _INSERT,
         [
@@ -193,31 +228,38 @@ _SELECT = (
 
 
 def list_blobs(
-    path: Path, device: str | None = None, name: str | None = None, limit: int | None = None
+    place: StorePlace, device: str | None = None, name: str | None = None, limit: int | None = None
 ) -> list[StoredBlob]:
     """Return blobs, the newest first; works beside a running server.
 
     Raises:
-        StoreError: no such store.
+        StoreError: no such store. StoreUnavailable.
     """
-    return _select(
-        path,
-        "WHERE (?1 IS NULL OR d.name = ?1) AND (?2 IS NULL OR b.name = ?2)"
-        " ORDER BY b.id DESC LIMIT ?3",
-        (device, name, -1 if limit is None else limit),
-    )
+    wanted = [("d.name = ?", device), ("b.name = ?", name)]
+    texts = [text for text, value in wanted if value is not None]
+    values: list[str | int] = [value for _text, value in wanted if value is not None]
+    where = f"WHERE {' AND '.join(texts)}" if texts else ""
+    if limit is not None:
+        values.append(limit)
+    last = "" if limit is None else " LIMIT ?"
+    return _select(place, f"{where} ORDER BY b.id DESC{last}", tuple(values))
 
 
-def find_blob(path: Path, blob_id: int) -> StoredBlob:
+def find_blob(place: StorePlace, blob_id: int) -> StoredBlob:
     """Return one blob. Raises StoreError when there is none of that id."""
-    found = _select(path, "WHERE b.id = ?", (blob_id,))
+    found = _select(place, "WHERE b.id = ?", (blob_id,))
     if not found:
         raise StoreError(f"no blob {blob_id}: see `fleetnet blob list`")
     return found[0]
 
 
-def _select(path: Path, where: str, values: tuple[str | int | None, ...]) -> list[StoredBlob]:
-    connection = schema.open_readable(path)
+def _select(place: StorePlace, where: str, values: tuple[str | int, ...]) -> list[StoredBlob]:
+    if isinstance(place, PostgresPlace):
+        from fleetnet_server.store.postgres.reading import Reader
+
+        with Reader(place) as reader:
+            return [StoredBlob._make(row) for row in reader.read(_SELECT + where, values)]
+    connection = schema.open_readable(place)
     try:
         if int(connection.pragma("user_version")) < schema.SCHEMA_VERSION:
             return []  # an older server's store: it had no blobs

@@ -3,17 +3,16 @@
 import time
 from collections.abc import Iterable, Sequence
 
-import apsw
-
 from fleetnet_server.identity.authority import Authority, Issued
 from fleetnet_server.identity.names import check_device_name
 from fleetnet_server.store.audit_rows import add_audit
+from fleetnet_server.store.identities import ANEW
+from fleetnet_server.store.ports import Connection, Database
 from fleetnet_server.store.registry import ADDED
-from fleetnet_server.store.sqlite import SqliteStore
 
 
 def register(
-    store: SqliteStore,
+    store: Database,
     authority: Authority,
     devices: Sequence[tuple[str, Issued]],
     pins: Iterable[str],
@@ -36,7 +35,7 @@ def register(
     now_ms = time.time_ns() // 1_000_000
     pin_text = " ".join(pins)
 
-    def work(connection: apsw.Connection) -> None:
+    def work(connection: Connection) -> None:
         for name, issued in devices:
             number = _add_device(connection, name, now_ms)
             serial = f"{issued.serial:x}"
@@ -46,8 +45,8 @@ def register(
                 (serial, number, now_ms, issued.not_after_ms, authority.generation),
             )
             connection.execute(
-                "INSERT OR REPLACE INTO identities(device, serial, marks, pins, offered_ms,"
-                " number, state) VALUES(?, ?, ?, ?, ?, 0, 'working')",
+                "INSERT INTO identities(device, serial, marks, pins, offered_ms,"
+                f" number, state) VALUES(?, ?, ?, ?, ?, 0, 'working'){ANEW}",
                 (number, serial, marks, pin_text, now_ms),
             )
             add_audit(connection, actor, ADDED, name)
@@ -55,11 +54,11 @@ def register(
     store.transact(work)
 
 
-def _add_device(connection: apsw.Connection, name: str, now_ms: int) -> int:
+def _add_device(connection: Connection, name: str, now_ms: int) -> int:
     """Register a device inside a transaction of the caller's; return its id."""
     connection.execute(
         "INSERT INTO devices(name, created_ms) VALUES(?1, ?2)"
-        " ON CONFLICT(name) DO UPDATE SET state = 'enabled' WHERE state = 'removed'",
+        " ON CONFLICT(name) DO UPDATE SET state = 'enabled' WHERE devices.state = 'removed'",
         (name, now_ms),
     )
     return int(connection.execute("SELECT id FROM devices WHERE name = ?", (name,)).get)

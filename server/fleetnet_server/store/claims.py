@@ -11,12 +11,10 @@ import secrets
 import time
 from typing import Any
 
-import apsw
-
 from fleetnet_server.core.enrolment_ports import Claim
 from fleetnet_server.core.rotation_ports import Issued, Wanted
 from fleetnet_server.store.identities import add_certificate
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.ports import Connection, Database
 
 # Nobody guesses 100 bits, and 20 characters can be typed from a label.
 _TOKEN_BITS = 100
@@ -36,7 +34,7 @@ def token_hash(token: str) -> str:
 class ClaimTable:
     """Claims of one store file. Raises StoreUnavailable throughout."""
 
-    def __init__(self, store: SqliteStore):
+    def __init__(self, store: Database):
         self._store = store
 
     def open(self, device_id: int, token: str, expires_ms: int, actor: str) -> None:
@@ -45,10 +43,12 @@ class ClaimTable:
         values = (device_id, token_hash(token), now_ms, expires_ms)
         note = (now_ms, actor, device_id, json.dumps({"expires_ms": expires_ms}))
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             connection.execute(
-                "INSERT OR REPLACE INTO claims(device, token, created_ms, expires_ms)"
-                " VALUES(?, ?, ?, ?)",
+                "INSERT INTO claims(device, token, created_ms, expires_ms) VALUES(?, ?, ?, ?)"
+                " ON CONFLICT(device) DO UPDATE SET token = excluded.token,"
+                " created_ms = excluded.created_ms, expires_ms = excluded.expires_ms,"
+                " public_key = NULL, closed_ms = NULL",
                 values,
             )
             connection.execute(
@@ -82,7 +82,7 @@ class ClaimTable:
         """
         now_ms = _now_ms()
 
-        def work(connection: apsw.Connection) -> bool:
+        def work(connection: Connection) -> bool:
             connection.execute(
                 "UPDATE claims SET public_key = ?2 WHERE device = ?1 AND closed_ms IS NULL"
                 " AND expires_ms > ?3 AND token = ?4"
@@ -108,7 +108,7 @@ class ClaimTable:
         return [(row[0], row[1]) for row in rows]
 
 
-def _take_back(connection: apsw.Connection, device_id: int, number: int, now_ms: int) -> None:
+def _take_back(connection: Connection, device_id: int, number: int, now_ms: int) -> None:
     """Revoke the answer before this one: two that have the token shall not have a key each."""
     connection.execute(
         "UPDATE certificates SET revoked_ms = ?3, reason = 'superseded' WHERE revoked_ms IS NULL"
@@ -119,7 +119,7 @@ def _take_back(connection: apsw.Connection, device_id: int, number: int, now_ms:
 
 
 def _begin_anew(
-    connection: apsw.Connection,
+    connection: Connection,
     device_id: int,
     number: int,
     wanted: Wanted,

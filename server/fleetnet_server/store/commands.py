@@ -11,15 +11,13 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import apsw
-
 from fleetnet_server.core.command_ports import DENIED, Command, check_command
 from fleetnet_server.core.configs import Config, check_document
 from fleetnet_server.errors import StoreError
 from fleetnet_server.identity.registry import Device
 from fleetnet_server.store.audit_rows import add_audit
+from fleetnet_server.store.ports import Connection, Store
 from fleetnet_server.store.query import decode_value
-from fleetnet_server.store.sqlite import SqliteStore
 
 COMMAND = "command"  # in the audit log
 
@@ -40,10 +38,10 @@ _CONFIG = (
 class CommandTable:
     """Commands and configurations of one store file. Raises StoreUnavailable throughout.
 
-    What says that it commits waits for the disk: see SqliteStore.transact.
+    What says that it commits waits for the disk: see Database.transact.
     """
 
-    def __init__(self, store: SqliteStore):
+    def __init__(self, store: Store):
         self._store = store
 
     def device(self, name: str) -> Device:
@@ -77,7 +75,7 @@ class CommandTable:
             issuer,
         )  # fmt: skip
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             connection.execute(
                 "INSERT INTO commands(id, device, name, args, state, created_ms, expires_ms,"
                 " sent_boot, issuer) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -156,7 +154,7 @@ class CommandTable:
         Returns how many there were of each.
         """
 
-        def work(connection: apsw.Connection) -> tuple[int, int]:
+        def work(connection: Connection) -> tuple[int, int]:
             connection.execute(
                 "UPDATE commands SET state = 'expired', ended_ms = ?1"
                 " WHERE ended_ms IS NULL AND sent_boot IS NULL AND expires_ms <= ?1",
@@ -198,14 +196,15 @@ class CommandTable:
         text = json.dumps(document, separators=(",", ":"))
         now_ms = time.time_ns() // 1_000_000
 
-        def work(connection: apsw.Connection) -> int:
+        def work(connection: Connection) -> int:
             connection.execute(
                 "INSERT INTO configs(device, edit, version, document, set_ms)"
                 " VALUES(?1, (SELECT coalesce(max(edit), 0) + 1 FROM configs),"
                 # The store that a backup brought back does not know what was set behind it.
                 " (SELECT 1 + coalesce(max(config_base), 0) FROM restores), ?2, ?3)"
                 " ON CONFLICT(device) DO UPDATE SET edit = excluded.edit,"
-                " version = version + 1, document = excluded.document, set_ms = excluded.set_ms",
+                " version = configs.version + 1, document = excluded.document,"
+                " set_ms = excluded.set_ms",
                 (device_id, text, now_ms),
             )
             return int(

@@ -1,18 +1,7 @@
 """Which certificate each device uses and when it ends, and what it knows of CA and server."""
 
-from typing import Any, Protocol
-
 from fleetnet_server.identity.expiry import Dated
-from fleetnet_server.store.sqlite import SqliteStore
-
-
-class Readable(Protocol):
-    """What is needed of a store that is only read."""
-
-    def read(
-        self, sql: str, values: tuple[int | str | bytes, ...] = ()
-    ) -> list[tuple[Any, ...]]: ...
-
+from fleetnet_server.store.ports import Readable
 
 # The newest that is not revoked. One that was offered in a rotation and does not work yet, or
 # never did, is not what its device uses.
@@ -27,7 +16,7 @@ SELECT name, issued_ms, not_after_ms FROM (
         SELECT 1 FROM identities AS i WHERE i.device = d.id AND i.serial = c.serial
         AND i.state IN ('offered', 'failed')
     )
-) WHERE place = 1 ORDER BY name
+) AS placed WHERE place = 1 ORDER BY name
 """
 
 # What a device has of the server's public keys: of the newest identity that works; of a device
@@ -56,7 +45,7 @@ def device_certificates(store: Readable) -> list[Dated]:
     return [Dated(*row) for row in store.read(_NEWEST)]
 
 
-def devices_without_pin(store: SqliteStore, pin: str, made_ms: int) -> list[str]:
+def devices_without_pin(store: Readable, pin: str, made_ms: int) -> list[str]:
     """Return the devices that do not know a public key of the server. Raises StoreUnavailable.
 
     Args:
@@ -71,7 +60,7 @@ def devices_without_pin(store: SqliteStore, pin: str, made_ms: int) -> list[str]
     return lacking
 
 
-def devices_with_marks(store: SqliteStore) -> list[tuple[str, str]]:
+def devices_with_marks(store: Readable) -> list[tuple[str, str]]:
     """Return (name, Authority.marks) of each device that has a certificate and may connect.
 
     The marks are "" where the device lives on its bundle. Raises StoreUnavailable.

@@ -16,6 +16,7 @@ import msgspec
 
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store import schema
+from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.query import (
     CHUNKS_SINCE,
     GOOD,
@@ -70,7 +71,7 @@ class Followers:
 
 
 def follow(
-    path: str | Path,
+    place: StorePlace | str,
     after_id: int | None = None,
     *,
     device: str | None = None,
@@ -82,8 +83,8 @@ def follow(
     """Yield readings for ever, in the order in which they become durable.
 
     Args:
-        after_id: begin behind this message; None: behind the newest; 0: with all that is
-            stored, in order of time where it was compacted.
+        after_id: begin behind this message (of PostgreSQL: from ``newest``); None: behind the
+            newest; 0: with all that is stored, in order of time where it was compacted.
         poll_s: pause after a look that found nothing.
         reached: hears up to which message rows are needed no more.
 
@@ -91,13 +92,23 @@ def follow(
         StoreError: no store there, or rows behind the last look were compacted.
         StoreUnavailable: it cannot be read.
     """
-    at = after_id
+    if isinstance(place, PostgresPlace):
+        from fleetnet_server.store.postgres import following
+
+        return following.follow(place, after_id, device, channel, poll_s, sleep, reached)
+    return _follow(place, after_id, device, channel, poll_s, sleep, reached)
+
+
+def _follow(
+    place: Path | str, at: int | None, device: str | None, channel: str | None, poll_s: float,
+    sleep: Callable[[float], None], reached: Callable[[int], None],
+) -> Iterator[Reading]:  # fmt: skip
     if at == 0:
-        with snapshot(path) as connection:
+        with snapshot(place) as connection:
             if _removed(connection):
                 at = _newest_id(connection)
                 yield from search(connection, device, channel, undated=True)
-    connection = schema.open_readable(path)
+    connection = schema.open_readable(place)
     try:
         at = _newest_id(connection) if at is None else at
         while True:
@@ -111,7 +122,7 @@ def follow(
                     for item in readings_of(row, channel):
                         yield item[2]
     except (apsw.Error, msgspec.MsgspecError) as error:
-        raise unavailable(path, "read", error) from error
+        raise unavailable(place, "read", error) from error
     finally:
         connection.close()
 

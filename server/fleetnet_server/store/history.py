@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fleetnet.frame import EVENT, LOG
+from fleetnet.frame import EVENT, LOG, READINGS
 from fleetnet_server.core.bodies import decode_event, decode_log
-from fleetnet_server.store.expiry import Readable
 from fleetnet_server.store.ordering import Reading
+from fleetnet_server.store.places import PostgresPlace, StorePlace
+from fleetnet_server.store.ports import Readable
 from fleetnet_server.store.query import decode_value
 from fleetnet_server.store.retention import as_number
 from fleetnet_server.store.selection import Selection
@@ -49,9 +50,20 @@ _DEVICE_WINDOW = (
     "SELECT t0, id, kind & 127 = ?3 AND problem IS NULL FROM messages INDEXED BY messages_time"  # noqa: S608
     f" WHERE device = ?4 AND (t0, id) < (?1, ?2) ORDER BY t0 DESC, id DESC LIMIT {_WINDOW}"
 )
+# PostgreSQL has indexes of what is no readings: there each row of a window is wanted.
+_OTHERS = (
+    f"FROM messages WHERE kind & 127 <> {READINGS} AND kind & 127 = ?3 AND problem IS NULL"
+)
+_POSTGRES_FLEET_WINDOW = (
+    f"SELECT 0, id, 1 {_OTHERS} AND id < ?2 AND ?1 >= ?4 ORDER BY id DESC LIMIT {_WINDOW}"
+)
+_POSTGRES_DEVICE_WINDOW = (
+    f"SELECT t0, id, 1 {_OTHERS} AND device = ?4 AND (t0, id) < (?1, ?2)"
+    f" ORDER BY t0 DESC, id DESC LIMIT {_WINDOW}"
+)
 _ONE = (
-    "SELECT d.name, m.t0, m.body FROM messages AS m JOIN devices AS d ON d.id = m.device"
-    " WHERE m.id = ?"
+    "SELECT d.name, m.t0, m.body FROM messages AS m JOIN devices AS d ON d.id = m.device"  # noqa: S608
+    f" WHERE m.id = ? AND m.kind & 127 <> {READINGS}"
 )
 
 
@@ -62,9 +74,9 @@ class History:
         StoreUnavailable: the file cannot be read. StoreError: no such device.
     """
 
-    def __init__(self, store: Readable, path: Path):
+    def __init__(self, store: Readable, place: StorePlace):
         self._store = store
-        self._path = path
+        self._place = place
 
     def curves(self, device: str, start_ms: int, end_ms: int, points: int) -> Row:
         """Return the numbers of every channel of a device, summed up by time.
@@ -79,11 +91,23 @@ class History:
         they are kept, the newest value is the newest mean.
         """
         step_ms = max(1, -(-(end_ms - start_ms) // points))
+        if isinstance(self._place, PostgresPlace):
+            from fleetnet_server.store.postgres.curves import Asked, curves
+
+            asked = Asked(start_ms, end_ms - 1, step_ms, _CHANNELS, _MOST_NUMBER, _CURVES_S)
+            channels, left, is_whole = curves(self._place, device, asked)
+            return {
+                "device": device, "start_ms": start_ms, "end_ms": end_ms, "step_ms": step_ms,
+                "is_complete": is_whole, "channels_left_out": left, "channels": channels,
+            }  # fmt: skip
+        return self._file_curves(device, start_ms, end_ms, step_ms)
+
+    def _file_curves(self, device: str, start_ms: int, end_ms: int, step_ms: int) -> Row:
         deadline = time.monotonic() + _CURVES_S
         found: dict[str, _Curve] = {}
         left_out: set[str] = set()
         is_complete = True
-        readings = stored(self._path, Selection((device,), (), start_ms, end_ms))
+        readings = stored(self._place, Selection((device,), (), start_ms, end_ms))
         try:
             for count, one in enumerate(readings, 1):
                 if one.unix_ms is None:
@@ -118,10 +142,12 @@ class History:
         self, kind: int, decode: Decode, device: str | None, before: list[int] | None, limit: int
     ) -> Page:
         """Search windows of messages, the newest first, until there are enough rows."""
+        is_file = isinstance(self._place, Path)
         if device is None:
-            window, number = _FLEET_WINDOW, 0
+            window, number = _FLEET_WINDOW if is_file else _POSTGRES_FLEET_WINDOW, 0
         else:
-            window, number = _DEVICE_WINDOW, self._number(device)
+            window = _DEVICE_WINDOW if is_file else _POSTGRES_DEVICE_WINDOW
+            number = self._number(device)
         at = before or [_END, _END]
         deadline = time.monotonic() + _SEARCH_S
         found: list[Row] = []

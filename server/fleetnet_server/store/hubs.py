@@ -10,13 +10,11 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import apsw
-
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.batch import CARRIED
+from fleetnet_server.store.ports import Connection, Database
 from fleetnet_server.store.registry import PROGRAM
-from fleetnet_server.store.sqlite import SqliteStore
 
 # What core/watch.py acts upon, about the sensor.
 ASSIGNED = "device-assign"
@@ -39,7 +37,7 @@ class Assignment(NamedTuple):
 class HubTable:
     """The assignments of one store. What commits is not for the event loop's thread."""
 
-    def __init__(self, store: SqliteStore):
+    def __init__(self, store: Database):
         self._store = store
 
     # -- what a server asks ----------------------------------------------------------------
@@ -73,7 +71,7 @@ class HubTable:
             StoreError: one of them is not registered, or is the hub itself. Nothing is changed.
         """
 
-        def work(connection: apsw.Connection) -> list[str]:
+        def work(connection: Connection) -> list[str]:
             hub_id = _number(connection, hub)
             new = []
             for sensor in sensors:
@@ -98,7 +96,7 @@ class HubTable:
             StoreError: the hub is not registered. Nothing is changed.
         """
 
-        def work(connection: apsw.Connection) -> list[str]:
+        def work(connection: Connection) -> list[str]:
             hub_id = _number(connection, hub)
             gone = []
             for sensor in sensors:
@@ -125,7 +123,7 @@ class HubTable:
         return [Assignment(*row) for row in rows]
 
 
-def _number(connection: apsw.Connection, name: str) -> int:
+def _number(connection: Connection, name: str) -> int:
     found = connection.execute(
         "SELECT id FROM devices WHERE name = ? AND state != 'removed'", (name,)
     ).get

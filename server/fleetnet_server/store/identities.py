@@ -8,12 +8,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import apsw
-
 from fleetnet_server.core.rotation_ports import Certificate, Facts, Identity, Issued, Wanted
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.registry import Device
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.ports import Connection, Database
 
 # What a person may want to look back at; the audit log has the rest.
 _KEPT_ROWS = 16
@@ -30,6 +28,13 @@ _OTHERS = (
     " device = ?1 AND revoked_ms IS NULL AND serial != ?2 AND serial NOT IN"
     " (SELECT serial FROM identities WHERE device = ?1 AND state = 'offered'"
     " AND serial IS NOT NULL)"
+)
+
+# Behind an INSERT: a row of that number is over, nothing of it stays.
+ANEW = (
+    " ON CONFLICT(device, number) DO UPDATE SET serial = excluded.serial, marks = excluded.marks,"
+    " pins = excluded.pins, state = excluded.state, reason = NULL, tries = excluded.tries,"
+    " offered_ms = excluded.offered_ms, ended_ms = NULL"
 )
 
 # The device of a session may have been disabled, or what the session rests on revoked, since it
@@ -63,10 +68,10 @@ _SUPERSEDE = (
 class IdentityTable:
     """Identities of one store file. Raises StoreUnavailable throughout.
 
-    What says that it commits waits for the disk: see SqliteStore.transact.
+    What says that it commits waits for the disk: see Database.transact.
     """
 
-    def __init__(self, store: SqliteStore):
+    def __init__(self, store: Database):
         self._store = store
 
     def facts(self, device_id: int, serial: int, psk_identity: str = "") -> Facts:
@@ -109,9 +114,10 @@ class IdentityTable:
         asked = list(devices)
         now_ms = _now_ms()
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             connection.executemany(
-                "INSERT OR REPLACE INTO renewals(device, asked_ms) VALUES(?, ?)",
+                "INSERT INTO renewals(device, asked_ms) VALUES(?, ?)"
+                " ON CONFLICT(device) DO UPDATE SET asked_ms = excluded.asked_ms",
                 [(device.id, now_ms) for device in asked],
             )
             connection.executemany(
@@ -160,19 +166,19 @@ class IdentityTable:
         if issued is not None:
             serial = issued.serial
 
-        def work(connection: apsw.Connection) -> bool:
+        def work(connection: Connection) -> bool:
             if not connection.execute(_STANDS, (device_id, _text(using))).get:
                 return False
             tries = _tries(connection, device_id)
             _cut_off(connection, device_id)
             # This is what was asked for, even if the clock was set back meanwhile.
             connection.execute(
-                "UPDATE renewals SET asked_ms = min(asked_ms, ?) WHERE device = ?",
+                "UPDATE renewals SET asked_ms = ?1 WHERE device = ?2 AND asked_ms > ?1",
                 (now_ms, device_id),
             )
             connection.execute(
-                "INSERT OR REPLACE INTO identities(device, number, serial, marks, pins, state,"
-                " tries, offered_ms) VALUES(?, ?, ?, ?, ?, 'offered', ?, ?)",
+                "INSERT INTO identities(device, number, serial, marks, pins, state,"
+                f" tries, offered_ms) VALUES(?, ?, ?, ?, ?, 'offered', ?, ?){ANEW}",
                 (
                     device_id, number, None if serial is None else _text(serial),
                     wanted.marks, wanted.pins, tries, now_ms,
@@ -196,7 +202,7 @@ class IdentityTable:
         """
         now_ms = _now_ms()
 
-        def work(connection: apsw.Connection) -> bool:
+        def work(connection: Connection) -> bool:
             if not connection.execute(_STANDS, (device_id, _text(using))).get:
                 return False
             connection.execute(
@@ -219,7 +225,7 @@ class IdentityTable:
         """
         now_ms, text = _now_ms(), _text(serial)
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             marks, pins = _noted_with(connection, device_id, number, text)
             connection.execute(
                 "INSERT INTO identities(device, number, serial, marks, pins, state, offered_ms,"
@@ -253,7 +259,7 @@ class IdentityTable:
         """Note that an identity does not work on its device and commit; return the tries."""
         values = (device_id, number, reason, _now_ms())
 
-        def work(connection: apsw.Connection) -> int:
+        def work(connection: Connection) -> int:
             connection.execute(
                 "UPDATE identities SET state = 'failed', reason = ?3, tries = tries + 1,"
                 " ended_ms = ?4 WHERE device = ?1 AND number = ?2",
@@ -274,7 +280,7 @@ class IdentityTable:
         """
         now_ms = _now_ms()
 
-        def work(connection: apsw.Connection) -> list[int]:
+        def work(connection: Connection) -> list[int]:
             serial = connection.execute(
                 "SELECT serial FROM identities"
                 " WHERE device = ? AND number = ? AND state = 'working'",
@@ -297,7 +303,7 @@ class IdentityTable:
 
 
 def note_bundle(
-    store: SqliteStore, device_id: int, serial: int, authority: Authority, pins: Iterable[str]
+    store: Database, device_id: int, serial: int, authority: Authority, pins: Iterable[str]
 ) -> None:
     """Note what a bundle was made with, as identity 0, and commit.
 
@@ -308,14 +314,14 @@ def note_bundle(
     marks = authority.marks if authority.anchors == (authority.bundle_anchor,) else ""
     values = (device_id, _text(serial), marks, " ".join(pins), _now_ms())
 
-    def work(connection: apsw.Connection) -> None:
+    def work(connection: Connection) -> None:
         has_one = connection.execute(
             "SELECT EXISTS(SELECT 1 FROM identities WHERE device = ?)", (device_id,)
         ).get
         place = (_NEXT_BUNDLE, "offered") if has_one else (0, "working")
         connection.execute(
-            "INSERT OR REPLACE INTO identities(device, serial, marks, pins, offered_ms, number,"
-            " state) VALUES(?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO identities(device, serial, marks, pins, offered_ms, number,"
+            f" state) VALUES(?, ?, ?, ?, ?, ?, ?){ANEW}",
             (*values, *place),
         )
         connection.execute(
@@ -327,7 +333,7 @@ def note_bundle(
 
 
 def add_certificate(
-    connection: apsw.Connection,
+    connection: Connection,
     device_id: int,
     wanted: Wanted,
     issued: Issued,
@@ -346,7 +352,7 @@ def add_certificate(
 
 
 def _noted_with(
-    connection: apsw.Connection, device_id: int, number: int, serial: str
+    connection: Connection, device_id: int, number: int, serial: str
 ) -> tuple[Any, Any]:
     """Return marks and pins that went with this identity, "" when nobody knows."""
     row = connection.execute(
@@ -357,7 +363,7 @@ def _noted_with(
     return ("", "") if row is None else (row[0], row[1])
 
 
-def _cut_off(connection: apsw.Connection, device_id: int) -> None:
+def _cut_off(connection: Connection, device_id: int) -> None:
     connection.execute(
         "UPDATE identities SET state = 'failed', reason = ?"
         " WHERE device = ? AND state = 'offered' AND number > 0",
@@ -365,7 +371,7 @@ def _cut_off(connection: apsw.Connection, device_id: int) -> None:
     )
 
 
-def _tries(connection: apsw.Connection, device_id: int) -> int:
+def _tries(connection: Connection, device_id: int) -> int:
     """How many offers before this one came to nothing, since one worked."""
     row = connection.execute(
         "SELECT state, tries FROM identities WHERE device = ? ORDER BY number DESC LIMIT 1",

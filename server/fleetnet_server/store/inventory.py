@@ -13,6 +13,7 @@ import apsw
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.store.backup import Advance
 from fleetnet_server.store.lifetimes import Lifetimes, load_lifetimes
+from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.query import snapshot
 from fleetnet_server.store.retention import HOUR_MS, MINUTE_MS
 
@@ -44,10 +45,12 @@ class Inventory(NamedTuple):
     """Counts and sizes of a store.
 
     Attributes:
-        file_bytes, log_bytes: of the file, and of its write-ahead log.
-        messages: rows that are not compacted, or are no readings; held: of those, readings
-            without a date. known: ranges of messages that were stored.
-        chunk_readings: readings in chunks. minutes, hours: steps that were summed up.
+        file_bytes, log_bytes: of the file or database, and of the file's write-ahead log.
+        messages: rows that are not compacted, or are no readings (of PostgreSQL: that are kept,
+            about); held: of those, readings without a date. known: ranges of messages that were
+            stored (of PostgreSQL: streams).
+        chunk_readings: readings in chunks. PostgreSQL has no chunks: all readings with a date,
+            about. minutes, hours: steps that were summed up.
         blob_bytes: of their content, each counted once.
         ending_readings: in chunks older than their rule keeps them as such.
         ending_blob_bytes: above the quotas of devices and of all.
@@ -75,13 +78,20 @@ class Inventory(NamedTuple):
     backup_ms: int | None
 
 
-def take_inventory(folder: Path, store: Path, now_ms: int, advance: Advance) -> Inventory:
+def take_inventory(folder: Path, store: StorePlace, now_ms: int, advance: Advance) -> Inventory:
     """Count what is in a store. Raises StoreError, StoreUnavailable."""
     lifetimes, problem = Lifetimes(), ""
     try:
         lifetimes = load_lifetimes(folder)
     except ConfigError as error:
         problem = str(error)
+    if isinstance(store, PostgresPlace):
+        from fleetnet_server.store.postgres import counting
+
+        found = Inventory(**counting.count(store, lifetimes, now_ms, advance),
+                          retention_error=problem)  # fmt: skip
+        above = 0 if lifetimes.blobs_bytes is None else found.blob_bytes - lifetimes.blobs_bytes
+        return found._replace(ending_blob_bytes=max(found.ending_blob_bytes, above))
     with snapshot(store) as connection:
         devices, messages, held, known, content, backup_ms, restored_ms = next(
             connection.execute(_ONE)

@@ -7,7 +7,7 @@ compaction has made chunks of it, until the bridge has it or its time is over (`
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import apsw
 import msgspec
@@ -16,7 +16,11 @@ from fleetnet.frame import EVENT, READINGS
 from fleetnet_server.core.bodies import decode_readings
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.store import schema
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.places import PostgresPlace
+from fleetnet_server.store.ports import Connection, Database, Store
+
+if TYPE_CHECKING:
+    from fleetnet_server.store.postgres.outbox import PostgresOutbox
 
 # One answer is one row, as in compaction.py: a busy event loop costs each row 5 ms.
 _PAGE = f"""
@@ -31,7 +35,7 @@ SELECT (SELECT max(id) FROM page),
        AND p.problem IS NULL AND p.kind IN ({READINGS}, {EVENT}))
 """  # noqa: S608
 # What is older was compacted, or will be soon.
-_NEWEST = 256
+NEWEST = 256
 _CHANNELS = (
     "SELECT d.name, json_group_array(s.channel) FROM series AS s JOIN devices AS d"
     " ON d.id = s.device WHERE d.state != 'removed' GROUP BY d.id"
@@ -89,7 +93,7 @@ class Outbox:
     """
 
     def __init__(
-        self, store: SqliteStore, name: str,
+        self, store: Store, name: str,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ):  # fmt: skip
         self.name = name
@@ -104,7 +108,7 @@ class Outbox:
         """
         now = self._clock_ms()
 
-        def work(connection: apsw.Connection) -> tuple[int, int]:
+        def work(connection: Connection) -> tuple[int, int]:
             connection.execute(
                 "INSERT INTO bridges(name, message, moved_ms, until_ms)"
                 " VALUES(?1, (SELECT coalesce(max(id), 0) FROM messages), ?2, ?2 + ?3)"
@@ -141,7 +145,7 @@ class Outbox:
         try:
             last, text = next(self._open().execute(_PAGE, (after, limit)))
         except apsw.Error as error:
-            raise StoreUnavailable(f"{self._store.path} cannot be read: {error}") from error
+            raise StoreUnavailable(f"{self._store.place} cannot be read: {error}") from error
         if last is None:
             return after, []
         return last, [OutboxRow._make(row) for row in _decode_page(text)]
@@ -151,7 +155,7 @@ class Outbox:
         try:
             newest = self._open().execute("SELECT coalesce(max(id), 0) FROM messages").get
         except apsw.Error as error:
-            raise StoreUnavailable(f"{self._store.path} cannot be read: {error}") from error
+            raise StoreUnavailable(f"{self._store.place} cannot be read: {error}") from error
         return max(0, int(newest) - message)
 
     def channels(self) -> dict[str, list[str]]:
@@ -162,8 +166,8 @@ class Outbox:
                 for device, text in self._open().execute(_CHANNELS)
             }
         except apsw.Error as error:
-            raise StoreUnavailable(f"{self._store.path} cannot be read: {error}") from error
-        _last, rows = self.read(max(0, self.behind(0) - _NEWEST), _NEWEST)
+            raise StoreUnavailable(f"{self._store.place} cannot be read: {error}") from error
+        _last, rows = self.read(max(0, self.behind(0) - NEWEST), NEWEST)
         for row in rows:
             known = found.setdefault(row.device, [])
             names = decode_readings(row.body).channels if row.kind == READINGS else []
@@ -178,12 +182,26 @@ class Outbox:
 
     def _open(self) -> apsw.Connection:
         if self._reader is None:
-            self._reader = schema.open_readable(self._store.path)
+            self._reader = schema.open_readable(str(self._store.place))
         return self._reader
 
 
-def places(store: SqliteStore) -> list[tuple[Place, int]]:
+def open_outbox(store: Store, name: str) -> "Outbox | PostgresOutbox":
+    """Return the messages of a store for a bridge, whatever the store is."""
+    place = store.place
+    if isinstance(place, PostgresPlace):
+        from fleetnet_server.store.postgres.outbox import PostgresOutbox
+
+        return PostgresOutbox(store, place, name)
+    return Outbox(store, name)
+
+
+def places(store: Store) -> list[tuple[Place, int]]:
     """Return each bridge's place, and how many messages it lacks. Raises StoreUnavailable."""
+    if isinstance(store.place, PostgresPlace):
+        from fleetnet_server.store.postgres import outbox
+
+        return outbox.places(store)
     rows = store.read(
         "SELECT name, message, moved_ms, until_ms, sent, dropped,"
         " (SELECT coalesce(max(id), 0) FROM messages) FROM bridges ORDER BY name"
@@ -191,10 +209,10 @@ def places(store: SqliteStore) -> list[tuple[Place, int]]:
     return [(Place._make(row[:6]), max(0, row[6] - row[1])) for row in rows]
 
 
-def forget(store: SqliteStore, name: str) -> bool:
+def forget(store: Database, name: str) -> bool:
     """Remove a bridge's place; False: there is none of that name. Raises StoreUnavailable."""
 
-    def work(connection: apsw.Connection) -> bool:
+    def work(connection: Connection) -> bool:
         connection.execute("DELETE FROM bridges WHERE name = ?", (name,))
         return connection.changes() > 0
 

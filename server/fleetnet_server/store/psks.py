@@ -4,14 +4,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import apsw
-
 from fleetnet_server.errors import StoreError
 from fleetnet_server.identity.psk import name_identity, number_of
 from fleetnet_server.identity.registry import Device
 from fleetnet_server.store.audit_rows import add_audit
+from fleetnet_server.store.ports import Connection, Database
 from fleetnet_server.store.registry import FORGOTTEN
-from fleetnet_server.store.sqlite import SqliteStore
 
 ADDED = "psk-add"
 ROTATED = "psk-rotate"
@@ -47,10 +45,10 @@ class Psk(NamedTuple):
 class PskTable:
     """The pre-shared keys of one store file. Raises StoreUnavailable throughout.
 
-    What says that it commits waits for the disk: see SqliteStore.transact.
+    What says that it commits waits for the disk: see Database.transact.
     """
 
-    def __init__(self, store: SqliteStore):
+    def __init__(self, store: Database):
         self._store = store
 
     # -- on the event loop: one seek each --------------------------------------------------
@@ -63,7 +61,7 @@ class PskTable:
     def news_after(self, number: int) -> tuple[int, bool]:
         """Return (number of the newest change, whether keys ended since ``number``)."""
         ((newest, ended),) = self._store.read(
-            "SELECT coalesce(max(id), ?1), coalesce(sum(action IN (?2, ?3, ?4, ?5)), 0)"
+            "SELECT coalesce(max(id), ?1), count(*) FILTER (WHERE action IN (?2, ?3, ?4, ?5))"
             " FROM audit WHERE id > ?1",
             (number, *_ENDINGS),
         )
@@ -98,7 +96,7 @@ class PskTable:
             StoreError: it has one.
         """
 
-        def work(connection: apsw.Connection) -> str:
+        def work(connection: Connection) -> str:
             if _identities(connection, device.id):
                 raise StoreError(
                     f"device {device.name!r} has a pre-shared key: `fleetnet psk rotate "
@@ -119,7 +117,7 @@ class PskTable:
             StoreError: it has none.
         """
 
-        def work(connection: apsw.Connection) -> str:
+        def work(connection: Connection) -> str:
             old = _identities(connection, device.id)
             if not old:
                 raise StoreError(
@@ -138,7 +136,7 @@ class PskTable:
     def remove(self, device: Device, actor: str) -> list[str]:
         """Take all keys of a device away, and commit; return their identities."""
 
-        def work(connection: apsw.Connection) -> list[str]:
+        def work(connection: Connection) -> list[str]:
             old = _identities(connection, device.id)
             if old:
                 _delete(connection, old)
@@ -161,11 +159,12 @@ class PskTable:
         Return their identities.
         """
 
-        def work(connection: apsw.Connection) -> list[str]:
+        def work(connection: Connection) -> list[str]:
             retired: list[str] = []
             for identity, at_ms in used.items():
                 connection.execute(
-                    "UPDATE psks SET used_ms = max(coalesce(used_ms, 0), ?2) WHERE identity = ?1",
+                    "UPDATE psks SET used_ms = CASE WHEN used_ms > ?2 THEN used_ms ELSE ?2 END"
+                    " WHERE identity = ?1",
                     (identity, at_ms),
                 )
                 if not connection.changes():
@@ -191,17 +190,17 @@ class PskTable:
         return self._store.transact(work)
 
 
-def _identities(connection: apsw.Connection, device_id: int) -> list[str]:
+def _identities(connection: Connection, device_id: int) -> list[str]:
     rows = connection.execute("SELECT identity FROM psks WHERE device = ?", (device_id,))
     return sorted((identity for (identity,) in rows), key=number_of)
 
 
-def _delete(connection: apsw.Connection, identities: list[str]) -> None:
+def _delete(connection: Connection, identities: list[str]) -> None:
     connection.executemany("DELETE FROM psks WHERE identity = ?", [(each,) for each in identities])
 
 
 def _insert(
-    connection: apsw.Connection,
+    connection: Connection,
     device: Device,
     seal: Callable[[str], bytes],
     actor: str,
@@ -218,7 +217,7 @@ def _insert(
     identity = name_identity(device.name, number)
     connection.execute(
         "INSERT INTO psks(identity, device, key, created_ms, enrol) VALUES(?, ?, ?, ?, ?)",
-        (identity, device.id, seal(identity), time.time_ns() // 1_000_000, enrol),
+        (identity, device.id, seal(identity), time.time_ns() // 1_000_000, int(enrol)),
     )
     add_audit(connection, actor, action, device.name, {"identity": identity})
     return identity

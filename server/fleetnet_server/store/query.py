@@ -23,6 +23,7 @@ from fleetnet_server.store import schema
 from fleetnet_server.store.chunks import SPANS, decode_untrusted
 from fleetnet_server.store.ordering import Reading as Reading
 from fleetnet_server.store.ordering import Timed, by_order, in_order
+from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.trouble import unavailable
 
 # Beyond every date in ms, and still integers of SQLite's.
@@ -79,7 +80,7 @@ _CHUNKS = (
 
 
 def query(
-    path: str | Path,
+    place: StorePlace | str,
     device: str | None = None,
     channel: str | None = None,
     start_ms: int | None = None,
@@ -96,14 +97,15 @@ def query(
         StoreError: no store there, or no such device.
         StoreUnavailable: it cannot be read.
     """
-    found = _query(
-        Path(path),
-        device,
-        channel,
-        FAR_PAST if start_ms is None else start_ms,
-        FAR_FUTURE if end_ms is None else end_ms,
-        undated=start_ms is None and end_ms is None,
-    )
+    start = FAR_PAST if start_ms is None else start_ms
+    end = FAR_FUTURE if end_ms is None else end_ms
+    undated = start_ms is None and end_ms is None
+    if isinstance(place, PostgresPlace):
+        from fleetnet_server.store.postgres import selecting
+
+        found = selecting.query(place, device, channel, start, end, undated, limit)
+    else:
+        found = _query(Path(place), device, channel, start, end, undated)
     return found if limit is None else islice(found, limit)
 
 
@@ -162,8 +164,13 @@ def _device_numbers(connection: apsw.Connection, device: str | None) -> list[int
     else:
         found = connection.execute("SELECT id FROM devices WHERE name = ?", (device,)).fetchall()
     if device is not None and not found:
-        raise StoreError(f"device {device!r} is not registered: see `fleetnet device list`")
+        raise unknown_device(device)
     return [number for (number,) in found]
+
+
+def unknown_device(name: str) -> StoreError:
+    """Make the error for a name that no device has."""
+    return StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
 
 
 class _Search:

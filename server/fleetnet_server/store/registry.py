@@ -6,10 +6,8 @@ change through that row (core/watch.py).
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
-
-import apsw
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from fleetnet_server.errors import StoreError
 from fleetnet_server.identity.crl import Revoked
@@ -23,10 +21,8 @@ from fleetnet_server.identity.registry import (
     Device,
 )
 from fleetnet_server.store.audit_rows import add_audit
+from fleetnet_server.store.ports import Connection, Database
 from fleetnet_server.store.standing import credential
-from fleetnet_server.store.streams import LAST_RECEIVED
-
-Result = TypeVar("Result")
 
 TAKEN = "choose another name, or make it a new bundle with `fleetnet device add NAME --again`"
 PROGRAM = "program"  # actor of who does not say
@@ -64,16 +60,6 @@ _OWN = (
 )
 
 
-class Database(Protocol):
-    """What is needed of SqliteStore."""
-
-    def read(
-        self, sql: str, values: tuple[int | str | bytes, ...] = ()
-    ) -> list[tuple[Any, ...]]: ...
-
-    def transact(self, work: Callable[[apsw.Connection], Result]) -> Result: ...
-
-
 class Certificate(NamedTuple):
     """A certificate of a device; times are unix ms.
 
@@ -107,16 +93,10 @@ class DeviceTable:
         rows = self._database.read(f"{_DEVICE}WHERE name = ? AND state != 'removed'", (name,))
         if not rows:
             return None
-        number, _, state, group, labels = rows[0]
-        serials: dict[int, int | None] = {
-            int(serial, 16): revoked_ms
-            for serial, revoked_ms in self._database.read(
-                "SELECT serial, revoked_ms FROM certificates WHERE device = ?", (number,)
-            )
-        }
-        revoked = frozenset(each for each, at_ms in serials.items() if at_ms is not None)
-        known = frozenset(serials)
-        return Device(number, name, state, revoked, group, json.loads(labels), known - revoked)
+        serials = self._database.read(
+            "SELECT serial, revoked_ms FROM certificates WHERE device = ?", (rows[0][0],)
+        )
+        return _device(rows[0], serials)
 
     def was_removed(self, name: str) -> bool:
         """Say whether somebody removed a device of that name."""
@@ -128,12 +108,15 @@ class DeviceTable:
         return bool(self._database.read(_OWN, (device_id,)))
 
     def devices(self) -> list[Device]:
-        """Return every device by name."""
-        names = self._database.read(
-            "SELECT name FROM devices WHERE state != 'removed' ORDER BY name"
-        )
-        found = (self.lookup(name) for (name,) in names)
-        return [device for device in found if device is not None]
+        """Return every device by name; two statements, however many there are."""
+        rows = self._database.read(f"{_DEVICE}WHERE state != 'removed' ORDER BY name")
+        serials: dict[int, list[tuple[str, int | None]]] = {row[0]: [] for row in rows}
+        for number, serial, revoked_ms in self._database.read(
+            "SELECT device, serial, revoked_ms FROM certificates"
+        ):
+            if number in serials:
+                serials[number].append((serial, revoked_ms))
+        return [_device(row, serials[row[0]]) for row in rows]
 
     def certificates(self, device_id: int) -> list[Certificate]:
         """Return a device's certificates, the newest first."""
@@ -146,8 +129,7 @@ class DeviceTable:
 
     def last_message_ms(self, device_id: int) -> int | None:
         """Return when the newest message of the device's newest epoch came, unix ms."""
-        ((found,),) = self._database.read(LAST_RECEIVED, (device_id,))
-        return None if found is None else int(found)
+        return self._database.last_received(device_id)
 
     def credential(self, device_id: int) -> str:
         """See standing.credential."""
@@ -176,10 +158,11 @@ class DeviceTable:
         """
         check_device_name(name)
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             connection.execute(
                 "INSERT INTO devices(name, created_ms) VALUES(?1, ?2)"
-                " ON CONFLICT(name) DO UPDATE SET state = 'enabled' WHERE state = 'removed'",
+                " ON CONFLICT(name) DO UPDATE SET state = 'enabled'"
+                " WHERE devices.state = 'removed'",
                 (name, _now_ms()),
             )
             if not connection.changes():
@@ -200,7 +183,7 @@ class DeviceTable:
         check_device_name(name)
         detail = {"serial": f"{serial:x}", "policy": policy}
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             connection.execute(
                 "INSERT INTO devices(name, state, created_ms) VALUES(?, ?, ?)"
                 " ON CONFLICT DO NOTHING",
@@ -215,7 +198,7 @@ class DeviceTable:
         """Enable or disable a device; enabling releases it from quarantine as well."""
         state, action = (ENABLED, ENABLED_AGAIN) if enabled else (DISABLED, TURNED_OFF)
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             _number(connection, name)
             connection.execute("UPDATE devices SET state = ? WHERE name = ?", (state, name))
             add_audit(connection, actor, action, name)
@@ -237,7 +220,7 @@ class DeviceTable:
         """
         check_group(group)
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             _number(connection, name)
             text = connection.execute("SELECT labels FROM devices WHERE name = ?", (name,)).get
             found = {**json.loads(str(text)), **(labels or {})}
@@ -262,7 +245,7 @@ class DeviceTable:
         Its readings stay. Only ``add`` lets the name in again.
         """
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             number = _number(connection, name)
             serials = _revoke_all(connection, number, name, "cessation")
             connection.execute(
@@ -289,8 +272,10 @@ class DeviceTable:
         values = (f"{serial:x}", device_id, _now_ms(), not_after_ms)
         self._database.transact(
             lambda connection: connection.execute(
-                "INSERT OR REPLACE INTO certificates(serial, device, issued_ms, not_after_ms)"
-                " VALUES(?, ?, ?, ?)",
+                "INSERT INTO certificates(serial, device, issued_ms, not_after_ms)"
+                " VALUES(?, ?, ?, ?) ON CONFLICT(serial) DO UPDATE SET device = excluded.device,"
+                " issued_ms = excluded.issued_ms, not_after_ms = excluded.not_after_ms,"
+                " revoked_ms = NULL, reason = NULL, key_made = 'server', generation = 1",
                 values,
             )
         )
@@ -298,7 +283,7 @@ class DeviceTable:
     def note_again(self, name: str, serial: int, actor: str = PROGRAM) -> None:
         """Note that a device got another bundle: identities of the older one are over."""
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             number = _number(connection, name)
             connection.execute(
                 "UPDATE identities SET state = 'retired', ended_ms = ?2"
@@ -316,7 +301,7 @@ class DeviceTable:
         claim that was answered cannot be answered again. The device stays registered.
         """
 
-        def work(connection: apsw.Connection) -> list[str]:
+        def work(connection: Connection) -> list[str]:
             number = _number(connection, name)
             serials = _revoke_all(connection, number, name, reason)
             keys = [
@@ -345,7 +330,7 @@ class DeviceTable:
         """Refuse one certificate, and commit. Raises StoreError when it was not issued here."""
         text = f"{serial:x}"
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             name = connection.execute(
                 "SELECT name FROM devices WHERE id ="
                 " (SELECT device FROM certificates WHERE serial = ?)",
@@ -364,7 +349,16 @@ class DeviceTable:
         self._database.transact(work)
 
 
-def _number(connection: apsw.Connection, name: str) -> int:
+def _device(row: tuple[Any, ...], serials: Iterable[tuple[Any, ...]]) -> Device:
+    """Make a device of its row and its certificates' (serial, revoked_ms)."""
+    number, name, state, group, labels = row
+    revoked_ms = {int(serial, 16): at_ms for serial, at_ms in serials}
+    revoked = frozenset(serial for serial, at_ms in revoked_ms.items() if at_ms is not None)
+    known = frozenset(revoked_ms) - revoked
+    return Device(number, name, state, revoked, group, json.loads(labels), known)
+
+
+def _number(connection: Connection, name: str) -> int:
     found = connection.execute(
         "SELECT id FROM devices WHERE name = ? AND state != 'removed'", (name,)
     ).get
@@ -373,19 +367,19 @@ def _number(connection: apsw.Connection, name: str) -> int:
     return int(found)
 
 
-def _revoke_all(connection: apsw.Connection, number: int, name: str, reason: str) -> list[str]:
+def _revoke_all(connection: Connection, number: int, name: str, reason: str) -> list[str]:
     """Revoke what the table knows, and what the server saw that the table does not know."""
     now_ms = _now_ms()
-    seen = connection.execute(
-        "SELECT DISTINCT json_extract(detail, '$.serial') FROM audit"
-        " WHERE device = ? AND action IN (?, ?)",
+    details = connection.execute(
+        "SELECT detail FROM audit WHERE device = ? AND action IN (?, ?)",
         (name, ADMITTED, FOREIGN),
     ).fetchall()
+    seen = {json.loads(detail).get("serial") for (detail,) in details}
     connection.executemany(
         # When it ends is not known: it stays in the list for the longest life there is.
         "INSERT INTO certificates(serial, device, issued_ms, not_after_ms, generation)"
         " VALUES(?1, ?2, ?3, ?4, 0) ON CONFLICT DO NOTHING",
-        [(serial, number, now_ms, now_ms + 20 * 365 * 86_400_000) for (serial,) in seen if serial],
+        [(serial, number, now_ms, now_ms + 20 * 365 * 86_400_000) for serial in seen if serial],
     )
     rows = connection.execute(
         "UPDATE certificates SET revoked_ms = ?2, reason = ?3"

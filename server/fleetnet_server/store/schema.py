@@ -18,6 +18,7 @@ from fleetnet_server.store.trouble import remedy_of, unavailable
 
 SCHEMA_VERSION = STEPS[-1][0]  # in user_version
 APPLICATION_ID = 0x666C6E74  # "flnt"; file(1) and wrong files are told apart by it
+HALF_COPIED_ID = 0x666C6E63  # "flnc": until store/copying.py is done with it
 
 # Messages that span more than this are found through the index messages_wide, all others
 # through messages_time with the lower bound moved back by it: both searches stay short.
@@ -160,6 +161,11 @@ def open_writable(path: str | Path) -> apsw.Connection:
     return connection
 
 
+def make_tables(connection: apsw.Connection) -> None:
+    """Make the tables of this version in an empty database."""
+    _upgrade(connection)
+
+
 def _create(path: str | Path) -> None:
     """Make a new file its owner's alone, whatever the umask; SQLite gives -wal and -shm its mode.
 
@@ -197,6 +203,16 @@ def open_readable(path: str | Path) -> apsw.Connection:
     return connection
 
 
+def stored_version(path: str | Path) -> int:
+    """Return the version of a closed store file's layout, 0: there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(60)  # user_version: https://sqlite.org/fileformat.html section 1.3.16
+            return int.from_bytes(file.read(4), "big")
+    except OSError:
+        return 0
+
+
 def _check(connection: apsw.Connection, path: str | Path) -> int:
     """Return the schema version, 0 for an empty file."""
     try:
@@ -206,6 +222,10 @@ def _check(connection: apsw.Connection, path: str | Path) -> int:
     except apsw.NotADBError as error:
         remedy = remedy_of(error)
         raise StoreError(f"{path} is no SQLite file, or damaged: {remedy}") from error
+    if tables and application == HALF_COPIED_ID:
+        raise StoreError(
+            f"{path} is a copy that is not complete: run `fleetnet store copy` again"
+        )
     if tables and application != APPLICATION_ID:
         raise StoreError(f"{path} is another program's SQLite file: name another store")
     if version > SCHEMA_VERSION:

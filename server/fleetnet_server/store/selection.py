@@ -15,10 +15,18 @@ from typing import NamedTuple
 import apsw
 
 from fleetnet_server.errors import StoreError
-from fleetnet_server.store.query import FAR_FUTURE, FAR_PAST, Reading, search, snapshot
+from fleetnet_server.store.places import PostgresPlace, StorePlace
+from fleetnet_server.store.query import (
+    FAR_FUTURE,
+    FAR_PAST,
+    Reading,
+    search,
+    snapshot,
+    unknown_device,
+)
 
 # So many devices are searched one by one; of more, all are read and most let go.
-_FEW = 32
+FEW_DEVICES = 32
 
 # Behind every date.
 _UNDATED = 1 << 62
@@ -56,14 +64,21 @@ def is_pattern(text: str) -> bool:
     return any(character in text for character in "*?[")
 
 
-def select(path: str | Path, wanted: Selection, limit: int | None = None) -> Iterator[Reading]:
+def select(
+    place: StorePlace | str, wanted: Selection, limit: int | None = None
+) -> Iterator[Reading]:
     """Yield readings in order of time, the undated last; ``limit``: at most so many.
 
     Raises:
         StoreError: no store there; a name, or every pattern, fits no device.
         StoreUnavailable: it cannot be read.
     """
-    found = _select(Path(path), wanted)
+    if isinstance(place, PostgresPlace):
+        from fleetnet_server.store.postgres import selecting
+
+        found = selecting.select(place, wanted, limit)
+    else:
+        found = _select(Path(place), wanted)
     return found if limit is None else islice(found, limit)
 
 
@@ -72,17 +87,26 @@ def _select(path: Path, wanted: Selection) -> Iterator[Reading]:
         yield from select_in(connection, wanted)
 
 
-def device_names(path: str | Path, patterns: tuple[str, ...]) -> list[str]:
+def device_names(place: StorePlace | str, patterns: tuple[str, ...]) -> list[str]:
     """Return the devices that ``patterns`` name, by name. Raises StoreError as ``select``."""
-    with snapshot(path) as connection:
+    if isinstance(place, PostgresPlace):
+        from fleetnet_server.store.postgres import selecting
+
+        return selecting.device_names(place, patterns)
+    with snapshot(place) as connection:
         return _device_names(connection, patterns)
 
 
 def _device_names(connection: apsw.Connection, patterns: tuple[str, ...]) -> list[str]:
-    every = [str(row[0]) for row in connection.execute("SELECT name FROM devices")]
+    return named([str(row[0]) for row in connection.execute("SELECT name FROM devices")], patterns)
+
+
+def named(every: list[str], patterns: tuple[str, ...]) -> list[str]:
+    """Return which devices of ``every`` the patterns name, by name. Raises as ``select``."""
+    known = set(every)
     for one in patterns:
-        if not is_pattern(one) and one not in every:
-            raise StoreError(f"device {one!r} is not registered: see `fleetnet device list`")
+        if not is_pattern(one) and one not in known:
+            raise unknown_device(one)
     found = sorted(name for name in every if matches(name, patterns))
     if patterns and not found:
         raise StoreError(f"no device fits {', '.join(patterns)}: see `fleetnet device list`")
@@ -98,7 +122,7 @@ def select_in(connection: apsw.Connection, wanted: Selection) -> Iterator[Readin
     is_filtered = bool(wanted.devices)
     if wanted.devices:
         found = _device_names(connection, wanted.devices)
-        if len(found) <= _FEW:
+        if len(found) <= FEW_DEVICES:
             names, is_filtered = list(found), False
     start, end = bounds(wanted)
     is_undated = wanted.start_ms is None and wanted.end_ms is None

@@ -1,7 +1,8 @@
 """What a registered device could come in with: whether it has anything that still counts."""
 
 import time
-from typing import Any, Protocol
+
+from fleetnet_server.store.ports import Readable
 
 VALID, EXPIRED, REVOKED, NONE = "valid", "expired", "revoked", "none"
 WITHOUT = (EXPIRED, REVOKED)  # nothing of it is accepted, whatever its state says
@@ -11,14 +12,6 @@ _SQL = (
     " max(CASE WHEN revoked_ms IS NULL THEN not_after_ms END)"
     " FROM certificates WHERE device = ?1"
 )
-
-
-class Readable(Protocol):
-    """What is needed of a store that is only read."""
-
-    def read(
-        self, sql: str, values: tuple[int | str | bytes, ...] = ()
-    ) -> list[tuple[Any, ...]]: ...
 
 
 def credential(store: Readable, device_id: int) -> str:

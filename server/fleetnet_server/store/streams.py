@@ -4,6 +4,8 @@ max() over the unique index is one seek a stream; GROUP BY would read all messag
 What was compacted has no row, but a range in ``known``.
 """
 
+from fleetnet_server.store.ports import Readable
+
 # (stream, highest sequence) of epoch ?1; a stream may come more than once.
 WATERMARKS = (
     "WITH RECURSIVE streams(n) AS ("
@@ -28,3 +30,9 @@ LAST_RECEIVED = (
     " FROM streams, epoch WHERE n IS NOT NULL UNION ALL"
     " SELECT max(received) FROM known WHERE epoch = (SELECT id FROM epoch))"
 )
+
+
+def last_received(store: Readable, device_id: int) -> int | None:
+    """See Database.last_received; of a store file."""
+    ((found,),) = store.read(LAST_RECEIVED, (device_id,))
+    return None if found is None else int(found)

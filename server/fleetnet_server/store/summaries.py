@@ -1,6 +1,6 @@
 """Lowest, highest, mean and count of channels by the hour or minute, whatever is kept of them.
 
-    for one in summarize_all(path, Selection(("cam-*",), ("temp",)), 3_600_000):
+    for one in summarize_all(place, Selection(("cam-*",), ("temp",)), 3_600_000):
         print(one.unix_ms, one.device, one.channel, one.low, one.mean, one.high, one.count)
 
 Joins what retention summed up already with readings that are still there; ``stored`` gives both
@@ -9,12 +9,12 @@ as they are, for curves.
 
 import heapq
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
 
 from fleetnet_server.store.ordering import Reading
+from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.query import FAR_FUTURE, snapshot
 from fleetnet_server.store.retention import HOUR_MS, MINUTE_MS, add_numbers, as_number
 from fleetnet_server.store.selection import Selection, bounds, is_pattern, matches, select_in
@@ -79,7 +79,7 @@ _Sum = list[float]  # count, low, high, total
 
 
 def summarize(
-    path: str | Path, device: str, channel: str, start_ms: int, end_ms: int, step_ms: int
+    place: StorePlace | str, device: str, channel: str, start_ms: int, end_ms: int, step_ms: int
 ) -> list[Summary]:
     """Return a summary for each step that has numbers, in order.
 
@@ -96,13 +96,13 @@ def summarize(
     wanted = Selection((device,), (channel,), start_ms, end_ms + 1)
     return [
         Summary(one.unix_ms, one.count, one.low, one.high, one.mean)
-        for one in summarize_all(path, wanted, step_ms)
+        for one in summarize_all(place, wanted, step_ms)
         if one.device == device and one.channel == channel
     ]
 
 
 def summarize_all(
-    path: str | Path, wanted: Selection, step_ms: int
+    place: StorePlace | str, wanted: Selection, step_ms: int
 ) -> Iterator[SeriesSummary]:
     """Yield a summary for each step and series that has numbers, by time, device and channel.
 
@@ -110,7 +110,12 @@ def summarize_all(
 
     Args and Raises: as ``summarize`` and ``select``.
     """
-    with snapshot(path) as connection:
+    if isinstance(place, PostgresPlace):
+        from fleetnet_server.store.postgres import summarizing
+
+        yield from summarizing.summarize_all(place, wanted, step_ms)
+        return
+    with snapshot(place) as connection:
         yield from _by_step(
             heapq.merge(
                 _readings(connection, wanted), *_rollups(connection, wanted, step_ms), key=_time
@@ -119,21 +124,30 @@ def summarize_all(
         )
 
 
-def stored(path: str | Path, wanted: Selection) -> Iterator[Reading | StoredSum]:
+def stored(place: StorePlace | str, wanted: Selection) -> Iterator[Reading | StoredSum]:
     """Yield readings, and the sums of those that retention ended, by time; the undated last.
 
     A sum that began before ``start_ms`` and reaches into the range is among them. Streams, and
     Raises, as ``select``.
     """
-    with snapshot(path) as connection:
+    if isinstance(place, PostgresPlace):
+        from fleetnet_server.store.postgres import summarizing
+
+        yield from summarizing.stored(place, wanted)
+        return
+    with snapshot(place) as connection:
         sources: list[Iterator[Reading | StoredSum]] = [select_in(connection, wanted)]
         sources += _sums(connection, wanted)
         yield from heapq.merge(*sources, key=_moment)
 
 
-def has_sums(path: str | Path, wanted: Selection) -> bool:
+def has_sums(place: StorePlace | str, wanted: Selection) -> bool:
     """Say whether retention summed up some of what is wanted. Raises as ``select``."""
-    with snapshot(path) as connection:
+    if isinstance(place, PostgresPlace):
+        from fleetnet_server.store.postgres import summarizing
+
+        return summarizing.has_sums(place, wanted)
+    with snapshot(place) as connection:
         return any(
             connection.execute(_HAS_ROLLUPS, (series, step, start, end)).fetchone() is not None
             for series, _device, _channel in _wanted_series(connection, wanted)

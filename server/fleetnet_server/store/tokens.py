@@ -12,12 +12,10 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import apsw
-
 from fleetnet_server.errors import ConfigError, StoreError
 from fleetnet_server.identity.scopes import SCOPES, check_scopes
 from fleetnet_server.store.audit_rows import add_audit
-from fleetnet_server.store.registry import Database
+from fleetnet_server.store.ports import Connection, Database
 
 # By which programs that look for secrets in texts can find it.
 PREFIX = "fnt_"
@@ -77,7 +75,7 @@ class TokenTable:
         token = make_token()
         values = (name, token_hash(token), " ".join(ordered), _now_ms(), expires_ms)
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             connection.execute(
                 "INSERT INTO tokens(name, token, scopes, created_ms, expires_ms)"
                 " VALUES(?, ?, ?, ?, ?) ON CONFLICT(name) DO NOTHING",
@@ -103,7 +101,7 @@ class TokenTable:
     def revoke(self, name: str, actor: str) -> None:
         """Forget a token and commit; it is refused at once. Raises StoreError: no such token."""
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: Connection) -> None:
             connection.execute("DELETE FROM tokens WHERE name = ?", (name,))
             if not connection.changes():
                 raise StoreError(f"no token {name!r}: see `fleetnet token list`")

@@ -1,9 +1,9 @@
 """A channel's lowest, mean and highest number by the minute, hour or day, in pages."""
 
 import time
-from pathlib import Path
 from typing import Any
 
+from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.summaries import summarize
 
 Row = dict[str, Any]
@@ -19,8 +19,9 @@ _QUICK_S = 0.02
 
 
 def summary_page(
-    path: Path, device: str, channel: str, start_ms: int, end_ms: int, step_ms: int, limit: int
-) -> Page:
+    place: StorePlace, device: str, channel: str, start_ms: int, end_ms: int, step_ms: int,
+    limit: int,
+) -> Page:  # fmt: skip
     """Return the steps that have numbers, in order of time.
 
     Args:
@@ -39,7 +40,7 @@ def summary_page(
     rows: list[Row] = []
     while at < last and began <= deadline:
         until = min(at + width, last)
-        found = summarize(path, device, channel, max(at, start_ms), until - 1, step_ms)
+        found = summarize(place, device, channel, max(at, start_ms), until - 1, step_ms)
         rows += [one._asdict() for one in found]
         at = until
         now = time.monotonic()

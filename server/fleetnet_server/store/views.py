@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import apsw
 
@@ -23,16 +23,20 @@ from fleetnet_server.identity import expiry
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.registry import Device
 from fleetnet_server.identity.server_keys import ServerKeys
-from fleetnet_server.store import schema
+from fleetnet_server.store import schema, streams
 from fleetnet_server.store.access import Access
 from fleetnet_server.store.blobs import StoredBlob
 from fleetnet_server.store.expiry import device_certificates
 from fleetnet_server.store.history import History
 from fleetnet_server.store.overview import Overview
+from fleetnet_server.store.places import StorePlace
+from fleetnet_server.store.ports import Connection, Store
 from fleetnet_server.store.query import decode_value, query
 from fleetnet_server.store.registry import DeviceTable
-from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.view_summaries import summary_page
+
+if TYPE_CHECKING:
+    from fleetnet_server.store.postgres.reading import Reader
 
 Row = dict[str, Any]
 Page = tuple[list[Row], list[Any] | None]
@@ -65,17 +69,18 @@ class Views:
         StoreUnavailable: the file cannot be read. StoreError: as the functions say.
     """
 
-    def __init__(self, folder: Path, store: SqliteStore):
+    def __init__(self, folder: Path, store: Store):
         self._folder = folder
         self._store = store
-        self._path = store.path
+        self._place = store.place
         self._local = threading.local()
-        self._connections: list[apsw.Connection] = []
+        self._readers: list[apsw.Connection | Reader] = []
         self._threads = ThreadPoolExecutor(_THREADS, "fleetnet-views")
         self.registry = DeviceTable(self)
         self.access = Access(self, store)
-        self.history = History(self, store.path)
-        self.overview = Overview(self, self.registry)
+        self.history = History(self, self._place)
+        read_last = None if isinstance(self._place, Path) else self._read_last
+        self.overview = Overview(self, self.registry, read_last)
 
     async def run(self, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
         """Call a function on one of the threads."""
@@ -85,27 +90,48 @@ class Views:
     def close(self) -> None:
         """End the threads, behind what they do."""
         self._threads.shutdown(cancel_futures=True)
-        for connection in self._connections:
-            connection.close()
+        for reader in self._readers:
+            reader.close()
+        if not isinstance(self._place, Path):
+            from fleetnet_server.store.postgres.idle import idle
+
+            idle.close()
 
     # -- store.registry.Database -------------------------------------------------------------
 
     def read(self, sql: str, values: tuple[int | str | bytes, ...] = ()) -> list[tuple[Any, ...]]:
-        """See SqliteStore.read, on a thread."""
+        """See Database.read, on a thread."""
+        reader = self._reader()
+        if not isinstance(reader, apsw.Connection):
+            return reader.read(sql, values)
         try:
-            return self._connection().execute(sql, values).fetchall()
+            return reader.execute(sql, values).fetchall()
         except apsw.Error as error:
-            raise StoreUnavailable(f"{self._path} cannot be read: {error}") from error
+            raise StoreUnavailable(f"{self._place} cannot be read: {error}") from error
 
-    def transact(self, work: Callable[[apsw.Connection], Result]) -> Result:
-        """See SqliteStore.transact."""
+    def transact(self, work: Callable[[Connection], Result]) -> Result:
+        """See Database."""
         return self._store.transact(work)
 
-    def _connection(self) -> apsw.Connection:
-        found: apsw.Connection | None = getattr(self._local, "connection", None)
+    def last_received(self, device_id: int) -> int | None:
+        """See Database."""
+        if isinstance(self._place, Path):
+            return streams.last_received(self, device_id)
+        from fleetnet_server.store.postgres.database import last_received
+
+        return last_received(self, device_id)
+
+    def _read_last(self) -> dict[int, int]:
+        from fleetnet_server.store.postgres.database import LAST_OF_ALL
+
+        return dict(self.read(LAST_OF_ALL))
+
+    def _reader(self) -> "apsw.Connection | Reader":
+        """Return this thread's connection."""
+        found: apsw.Connection | Reader | None = getattr(self._local, "reader", None)
         if found is None:
-            found = self._local.connection = schema.open_readable(self._path)
-            self._connections.append(found)
+            found = self._local.reader = _open_reader(self._place)
+            self._readers.append(found)
         return found
 
     # -- devices -----------------------------------------------------------------------------
@@ -225,7 +251,7 @@ class Views:
         deadline = time.monotonic() + _PAGE_S
         rows: list[Row] = []
         # Every channel is read: a filter below would not come back before it found something.
-        found = query(self._path, device, None, max(start_ms, at_ms), end_ms - 1)
+        found = query(self._place, device, None, max(start_ms, at_ms), end_ms - 1)
         try:
             for count, one in enumerate(found, 1):
                 if one.unix_ms is None:
@@ -247,7 +273,7 @@ class Views:
         self, device: str, channel: str, start_ms: int, end_ms: int, step_ms: int, limit: int
     ) -> Page:
         """See view_summaries.summary_page."""
-        return summary_page(self._path, device, channel, start_ms, end_ms, step_ms, limit)
+        return summary_page(self._place, device, channel, start_ms, end_ms, step_ms, limit)
 
     # -- commands, blobs, audit ------------------------------------------------------------------
 
@@ -323,6 +349,14 @@ class Views:
             values.append(before)
         where = f" WHERE {' AND '.join(wanted)}" if wanted else ""
         return self.read(f"{select}{where} ORDER BY {key} DESC LIMIT ?", (*values, limit))
+
+
+def _open_reader(place: StorePlace) -> "apsw.Connection | Reader":
+    if isinstance(place, Path):
+        return schema.open_readable(place)
+    from fleetnet_server.store.postgres.reading import Reader
+
+    return Reader(place)
 
 
 def _command(row: tuple[Any, ...]) -> Row:

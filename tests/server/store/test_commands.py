@@ -12,32 +12,32 @@ from fleetnet.frame import CONFIG_STATE, RESULT
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store.commands import CommandTable
-from fleetnet_server.store.sqlite import SqliteStore
+from server.store.two_stores import KINDS, begin, fresh_store
 
 NOW = 1_800_000_000_000
 LATER = 4_000_000_000_000
 MONTH = 30 * 86_400_000
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    with SqliteStore(tmp_path / "fleet.db") as opened:
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    with fresh_store(request, tmp_path) as opened:
         opened.add_device("cam-1")
         opened.add_device("cam-2")
         yield opened
 
 
 @pytest.fixture
-def table(store: SqliteStore) -> CommandTable:
+def table(store: Any) -> CommandTable:
     return CommandTable(store)
 
 
 def store_message(
-    store: SqliteStore, kind: int, body: bytes, device: int = 1, seq: list[int] = [0]  # noqa: B006
+    store: Any, kind: int, body: bytes, device: int = 1, seq: list[int] = [0]  # noqa: B006
 ) -> None:
     seq[0] += 1
     found = inspect_body(kind, body, lambda boot: None, NOW)
-    epoch = store.epoch_id(device, b"epoch-%02d" % device)
+    epoch = begin(store, device, b"epoch-%02d" % device)
     message = Message(
         device, epoch, 1, seq[0], kind, found.t0, found.t1, NOW, found.body, found.problem
     )
@@ -50,7 +50,7 @@ def state(table: CommandTable, command_id: str) -> tuple[str, Any]:
     return command.state, command.result
 
 
-def test_a_command_from_queued_to_its_result(store: SqliteStore, table: CommandTable) -> None:
+def test_a_command_from_queued_to_its_result(store: Any, table: CommandTable) -> None:
     first = table.add(1, "add", [1, 2], LATER)
     second = table.add(1, "add", {"a": 1}, LATER)
     other = table.add(2, "add", [], LATER)
@@ -86,13 +86,13 @@ def test_news_are_found_by_number(table: CommandTable) -> None:
     assert table.newest() == (2, 3)
 
 
-def test_a_device_answers_its_own_commands_only(store: SqliteStore, table: CommandTable) -> None:
+def test_a_device_answers_its_own_commands_only(store: Any, table: CommandTable) -> None:
     mine = table.add(1, "add", [], LATER, boot=7)
     store_message(store, RESULT, encode_result(mine, "ok", "stolen"), device=2)
     assert state(table, mine) == ("sent", None)
 
 
-def test_busy_keeps_a_command_open(store: SqliteStore, table: CommandTable) -> None:
+def test_busy_keeps_a_command_open(store: Any, table: CommandTable) -> None:
     mine = table.add(1, "add", [], LATER, boot=7)
     store_message(store, RESULT, encode_result(mine, "busy"))
     assert [command.id for command in table.unanswered(1, 9)] == [mine]
@@ -100,7 +100,7 @@ def test_busy_keeps_a_command_open(store: SqliteStore, table: CommandTable) -> N
 
 @pytest.mark.parametrize("value", [b"[NaN]", b"\xff", b"]", b'{"a":', b"1,2"])
 def test_a_result_that_cannot_be_read_ends_its_command(
-    store: SqliteStore, table: CommandTable, value: bytes
+    store: Any, table: CommandTable, value: bytes
 ) -> None:
     mine = table.add(1, "add", [], LATER, boot=7)
     store_message(store, RESULT, b'["%s","ok",%s]' % (mine.encode(), value))
@@ -110,14 +110,14 @@ def test_a_result_that_cannot_be_read_ends_its_command(
 
 
 def test_values_that_json_cannot_print_again_become_text(
-    store: SqliteStore, table: CommandTable
+    store: Any, table: CommandTable
 ) -> None:
     mine = table.add(1, "add", [], LATER, boot=7)
     store_message(store, RESULT, b'["%s","ok",[1e999,"a"]]' % mine.encode())
     assert json.dumps(table.get(mine), allow_nan=False)
 
 
-def test_stale_commands_end(store: SqliteStore, table: CommandTable) -> None:
+def test_stale_commands_end(store: Any, table: CommandTable) -> None:
     never_sent = table.add(1, "add", [], NOW)
     sent = table.add(1, "add", [], NOW, boot=7)
     fresh = table.add(1, "add", [], NOW + 1)
@@ -149,7 +149,7 @@ def test_what_no_call_can_carry_is_refused(table: CommandTable) -> None:
         table.device("nobody")
 
 
-def test_configurations(store: SqliteStore, table: CommandTable) -> None:
+def test_configurations(store: Any, table: CommandTable) -> None:
     assert table.config(1) is None
     assert [table.set_config(1, {"rate": rate}) for rate in (5, 6)] == [1, 2]
     assert table.set_config(2, {}) == 1

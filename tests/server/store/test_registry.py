@@ -1,7 +1,7 @@
 """The registry in the store: what each change does, and that it is in the audit log."""
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,30 +12,24 @@ from fleetnet_server.store.audit import AuditTable, Entry
 from fleetnet_server.store.commands import CommandTable
 from fleetnet_server.store.following import follow
 from fleetnet_server.store.query import query
-from fleetnet_server.store.sqlite import SqliteStore
+from server.store.two_stores import begin
 
 NOW = 1_800_000_000_000
 LATER = NOW * 2
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    with SqliteStore(tmp_path / "fleet.db") as made:
-        yield made
-
-
-def put(store: SqliteStore, device_id: int, seq: int, value: int = 1) -> None:
+def put(store: Any, device_id: int, seq: int, value: int = 1) -> None:
     body = f'[{NOW},0,["t"],[[0,{seq},{value}]]]'.encode()
-    epoch = store.epoch_id(device_id, b"epoch-%02d" % device_id)
+    epoch = begin(store, device_id, b"epoch-%02d" % device_id)
     t0, t1, problem, kept = inspect_body(READINGS, body, lambda boot: None, NOW)
     store.commit([Message(device_id, epoch, 1, seq, READINGS, t0, t1, NOW + seq, kept, problem)])
 
 
-def last(store: SqliteStore) -> Entry:
+def last(store: Any) -> Entry:
     return AuditTable(store).entries(limit=1)[0]
 
 
-def test_states_and_who_changed_them(store: SqliteStore) -> None:
+def test_states_and_who_changed_them(store: Any) -> None:
     store.registry.add("cam-1", "cli:ann")
     assert last(store)[2:] == ("cli:ann", "device-add", "cam-1", {})
     store.registry.set_enabled("cam-1", False, "cli:ann")
@@ -53,7 +47,7 @@ def test_states_and_who_changed_them(store: SqliteStore) -> None:
     assert AuditTable(store).newest() == count  # what failed did not happen
 
 
-def test_revoke_ends_everything_that_was_given(store: SqliteStore) -> None:
+def test_revoke_ends_everything_that_was_given(store: Any) -> None:
     device = store.add_device("cam-1")
     other = store.add_device("cam-2")
     for serial in (0xA1, 0xB2):
@@ -61,8 +55,8 @@ def test_revoke_ends_everything_that_was_given(store: SqliteStore) -> None:
     store.add_certificate(other.id, 0xC3, LATER)
     store.transact(
         lambda connection: connection.execute(
-            "INSERT INTO psks(identity, device, key, created_ms) VALUES('cam-1.1', ?, x'00', 1)",
-            (device.id,),
+            "INSERT INTO psks(identity, device, key, created_ms) VALUES('cam-1.1', ?, ?, 1)",
+            (device.id, b"\0"),
         )
     )
     assert store.registry.revoke("cam-1", "key-compromise", "cli:ann") == ["a1", "b2", "cam-1.1"]
@@ -89,7 +83,7 @@ def test_revoke_ends_everything_that_was_given(store: SqliteStore) -> None:
     assert 0xD4 in found.valid
 
 
-def test_revoke_reaches_certificates_that_were_made_elsewhere(store: SqliteStore) -> None:
+def test_revoke_reaches_certificates_that_were_made_elsewhere(store: Any) -> None:
     store.registry.admit("cam-1", "enabled", 0xA1, "accept")
     assert last(store)[2:] == (
         "server", "device-admit", "cam-1", {"serial": "a1", "policy": "accept"},
@@ -101,14 +95,14 @@ def test_revoke_reaches_certificates_that_were_made_elsewhere(store: SqliteStore
     assert store.registry.revoked()[0].generation is None
 
 
-def test_the_list_forgets_what_ended_long_ago(store: SqliteStore) -> None:
+def test_the_list_forgets_what_ended_long_ago(store: Any) -> None:
     device = store.add_device("cam-1")
     store.add_certificate(device.id, 0xA1, 1_000_000)
     store.registry.revoke("cam-1")
     assert store.registry.revoked() == []
 
 
-def test_one_certificate(store: SqliteStore) -> None:
+def test_one_certificate(store: Any) -> None:
     device = store.add_device("cam-1")
     for serial in (0xA1, 0xB2):
         store.add_certificate(device.id, serial, LATER)
@@ -120,7 +114,7 @@ def test_one_certificate(store: SqliteStore) -> None:
         store.registry.revoke_certificate(0xFF)
 
 
-def test_remove_forgets_all_but_the_readings(store: SqliteStore, tmp_path: Path) -> None:
+def test_remove_forgets_all_but_the_readings(store: Any) -> None:
     device = store.add_device("cam-1")
     store.add_certificate(device.id, 0xA1, LATER)
     table = CommandTable(store)
@@ -134,7 +128,7 @@ def test_remove_forgets_all_but_the_readings(store: SqliteStore, tmp_path: Path)
     assert store.was_removed("cam-1")
     assert not store.was_removed("cam-2")
     assert last(store)[2:] == ("cli:ann", "device-remove", "cam-1", {"serials": ["a1"]})
-    assert len(list(query(tmp_path / "fleet.db"))) == 1
+    assert len(list(query(store.path))) == 1
     with pytest.raises(StoreError):
         store.registry.remove("cam-1")
     # No policy brings it back; only somebody who adds it does.
@@ -151,7 +145,7 @@ def test_remove_forgets_all_but_the_readings(store: SqliteStore, tmp_path: Path)
     assert command.state == "expired"
 
 
-def test_groups_and_labels(store: SqliteStore) -> None:
+def test_groups_and_labels(store: Any) -> None:
     store.add_device("cam-1")
     device = store.registry.change("cam-1", "cli:ann", "sensors", {"room": "7", "floor": "1"})
     assert (device.group, device.labels) == ("sensors", {"floor": "1", "room": "7"})
@@ -171,7 +165,7 @@ def test_groups_and_labels(store: SqliteStore) -> None:
     assert found.labels == {"room": "8"}
 
 
-def test_newest_message(store: SqliteStore) -> None:
+def test_newest_message(store: Any) -> None:
     device = store.add_device("cam-1")
     assert store.registry.last_message_ms(device.id) is None
     for seq in (1, 2, 3):
@@ -179,23 +173,22 @@ def test_newest_message(store: SqliteStore) -> None:
     assert store.registry.last_message_ms(device.id) == NOW + 3
 
 
-def test_readings_of_a_quarantined_device_wait_for_its_release(
-    store: SqliteStore, tmp_path: Path
-) -> None:
-    path = tmp_path / "fleet.db"
+def test_readings_of_a_quarantined_device_wait_for_its_release(store: Any) -> None:
+    path = store.path
+    view = "readings" if isinstance(path, Path) else "device_readings"
     store.registry.admit("new-1", "quarantined", 0xA1, "quarantine")
     device = store.lookup("new-1")
     assert device is not None
     assert (device.may_come, device.is_enabled) == (True, False)
     put(store, device.id, 1)
     assert list(query(path)) == []
-    assert store.read("SELECT count(*) FROM readings") == [(0,)]
+    assert store.read(f"SELECT count(*) FROM {view}") == [(0,)]
     nothing = follow(path, 0, sleep=_stop)
     with pytest.raises(_Stopped):
         next(nothing)
     store.registry.set_enabled("new-1", True)
     assert len(list(query(path))) == 1
-    assert store.read("SELECT count(*) FROM readings") == [(1,)]
+    assert store.read(f"SELECT count(*) FROM {view}") == [(1,)]
     assert next(follow(path, 0)).device == "new-1"
 
 
