@@ -36,7 +36,12 @@ class DtlsSocket:
     """
 
     def __init__(
-        self, context: Context, *, handshake_timeout_s: float = 10.0, max_handshakes: int = 1000
+        self,
+        context: Context,
+        *,
+        handshake_timeout_s: float = 10.0,
+        max_handshakes: int = 1000,
+        cookie_key: bytes = b"",
     ):
         self.acceptor = DtlsAcceptor(
             context,
@@ -47,6 +52,7 @@ class DtlsSocket:
             self.on_refused,
             max_handshakes=max_handshakes,
             handshake_timeout_s=handshake_timeout_s,
+            cookie_key=cookie_key,
         )
         self.port = 0
         self.send_dropped = 0
@@ -71,12 +77,19 @@ class DtlsSocket:
 
     # -- the socket --------------------------------------------------------------------
 
-    async def start(self, host: str, port: int) -> None:
+    async def start(self, host: str, port: int, sock: socket.socket | None = None) -> None:
         """Bind ``host``:``port``; port 0 takes a free one, see ``port``.
+
+        Args:
+            sock: one that is bound already, of a parent process; host and port do not count.
 
         Raises:
             OSError: the address is in use or not ours.
         """
+        if sock is not None:
+            sock.setblocking(False)
+            self._use_socket(sock)
+            return
         infos = await self._loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
         sock = socket.socket(infos[0][0], socket.SOCK_DGRAM)
         try:
@@ -86,6 +99,9 @@ class DtlsSocket:
         except OSError:
             sock.close()
             raise
+        self._use_socket(sock)
+
+    def _use_socket(self, sock: socket.socket) -> None:
         self.port = sock.getsockname()[1]
         self._sock = sock
         self._loop.add_reader(sock.fileno(), self._drain)

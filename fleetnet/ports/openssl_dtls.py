@@ -71,6 +71,8 @@ class DtlsAcceptor:
         mtu: largest datagram to send, bytes.
         max_handshakes: handshakes under way at once; more hellos are dropped, and come again.
         handshake_timeout_s: after which an unfinished handshake is forgotten.
+        cookie_key: of all processes that share a port, so that each takes the cookies of the
+            others; default: one of its own.
 
     Attributes:
         context: of handshakes that begin from now on; those under way keep theirs.
@@ -91,6 +93,7 @@ class DtlsAcceptor:
         mtu: int = 1200,
         max_handshakes: int = 1000,
         handshake_timeout_s: float = 10.0,
+        cookie_key: bytes = b"",
     ):
         self.context = context
         self._transmit = transmit
@@ -106,8 +109,9 @@ class DtlsAcceptor:
         self._tombstones: dict[Address, list[Any]] = {}
         self._timers: list[tuple[float, int, Association]] = []
         self._order = 0
-        self._cookie_keys = [os.urandom(32), os.urandom(32)]
-        self._cookies_until = 0.0
+        self._cookie_key = cookie_key or os.urandom(32)
+        self._period = -1
+        self._cookie_keys: list[bytes] = []
         self.is_accepting = True
         self.admit: Callable[[Address], bool] = self._has_room
         self.settled: Callable[[Address], None] = lambda address: None
@@ -188,12 +192,15 @@ class DtlsAcceptor:
         message = repr(address).encode() + b"\0" + rest
         return hmac.digest(self._cookie_keys[key], message, "sha256")[:_COOKIE_BYTES]
 
+    def _key_of(self, period: int) -> bytes:
+        return hmac.digest(self._cookie_key, period.to_bytes(8, "big", signed=True), "sha256")
+
     def _is_cookie(self, cookie: bytes, rest: bytes, address: Address, now: float) -> bool:
-        if now >= self._cookies_until:
-            is_old = now >= self._cookies_until + _COOKIE_LIFE_S
-            previous = os.urandom(32) if is_old else self._cookie_keys[0]
-            self._cookies_until = now + _COOKIE_LIFE_S
-            self._cookie_keys = [os.urandom(32), previous]
+        # The clock is the machine's: processes with one key have the same periods.
+        period = int(now // _COOKIE_LIFE_S)
+        if period != self._period:
+            self._period = period
+            self._cookie_keys = [self._key_of(period), self._key_of(period - 1)]
         if len(cookie) != _COOKIE_BYTES:
             return False
         return any(hmac.compare_digest(cookie, self._cookie(key, rest, address)) for key in (0, 1))

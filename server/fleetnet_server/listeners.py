@@ -8,7 +8,8 @@ with. Files that are broken, or do not belong together, change nothing.
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +33,18 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("fleetnet.listeners")
 
 _LEDGER = ("ca", "authority.json")
+
+
+class Inherited(NamedTuple):
+    """What a worker's listeners have from the process that started it (workers/).
+
+    Attributes:
+        sockets: bound already, by the setting's name of their port.
+        cookie_key: that all workers share, 32 bytes.
+    """
+
+    sockets: Mapping[str, socket.socket]
+    cookie_key: bytes
 
 
 class Contexts(NamedTuple):
@@ -78,6 +91,7 @@ class Listeners:
         accept, refused: what the listeners call, see core/transport.py.
         find_key: see make_contexts.
         limited: hears of an address that comes too often, once a minute.
+        inherited: sockets to use instead of opening the ports of the settings.
 
     Attributes:
         tls, dtls: the listeners. enrol: the third one, see ``add_enrolment``.
@@ -96,7 +110,9 @@ class Listeners:
         refused: Refused,
         find_key: "FindKey | None" = None,
         limited: Callable[[str], None] = lambda network: None,
+        inherited: Inherited | None = None,
     ):
+        self._inherited = inherited or Inherited({}, b"")
         self._folder = folder
         self._settings = settings
         self._refused = refused
@@ -115,6 +131,7 @@ class Listeners:
             handshake_timeout_s=settings.handshake_timeout_s,
             max_handshakes=settings.max_handshakes,
             admission=self.admission,
+            cookie_key=self._inherited.cookie_key,
         )
         self.enrol: TlsListener | None = None
         self.on_reload: Callable[[], None] = lambda: None
@@ -161,7 +178,7 @@ class Listeners:
         for key, listener, kind in wanted:
             number = getattr(settings, key)
             try:
-                await listener.start(settings.bind, number)
+                await listener.start(settings.bind, number, self._inherited.sockets.get(key))
             except OSError as error:
                 self.close()
                 raise port_error(settings.bind, key, number, error, kind) from error
@@ -239,9 +256,14 @@ class Listeners:
         self.on_reload()
 
     def _stat(self) -> tuple[tuple[int, int, int] | None, ...]:
-        paths = [self._folder.joinpath(*_LEDGER)]
-        paths.extend(self._folder / FOLDER / name for name in WATCHED)
-        return tuple(_mark(path) for path in paths)
+        return marks_of(self._folder)
+
+
+def marks_of(folder: Path) -> tuple[tuple[int, int, int] | None, ...]:
+    """Return what changes when one of the files changes that contexts are made of."""
+    paths = [folder.joinpath(*_LEDGER)]
+    paths.extend(folder / FOLDER / name for name in WATCHED)
+    return tuple(_mark(path) for path in paths)
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

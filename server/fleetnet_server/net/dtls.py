@@ -67,9 +67,13 @@ class DtlsListener(DtlsSocket):
         handshake_timeout_s: float = 10.0,
         max_handshakes: int = 1000,
         admission: Admission | None = None,
+        cookie_key: bytes = b"",
     ):
         super().__init__(
-            context, handshake_timeout_s=handshake_timeout_s, max_handshakes=max_handshakes
+            context,
+            handshake_timeout_s=handshake_timeout_s,
+            max_handshakes=max_handshakes,
+            cookie_key=cookie_key,
         )
         self._accept = accept
         self._report = refused

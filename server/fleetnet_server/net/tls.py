@@ -1,6 +1,7 @@
 """The TLS listener: one protocol object a connection, no task, no StreamReader."""
 
 import asyncio
+import socket
 from typing import cast
 
 from fleetnet.errors import FleetError, LinkClosed
@@ -167,16 +168,24 @@ class TlsListener:
     def overloaded(self) -> int:
         return self.door.overloaded
 
-    async def start(self, host: str, port: int) -> None:
+    async def start(self, host: str, port: int, sock: socket.socket | None = None) -> None:
         """Listen on ``host``:``port``; port 0 takes a free one, see ``port``.
+
+        Args:
+            sock: one that listens already, of a parent process; host and port do not count.
 
         Raises:
             OSError: the address is in use or not ours.
         """
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: TlsConnection(self), host, port, backlog=_BACKLOG
-        )
+        if sock is not None:
+            self._server = await loop.create_server(
+                lambda: TlsConnection(self), sock=sock, backlog=_BACKLOG
+            )
+        else:
+            self._server = await loop.create_server(
+                lambda: TlsConnection(self), host, port, backlog=_BACKLOG
+            )
         self.port = self._server.sockets[0].getsockname()[1]
 
     def use(self, context: Context) -> None:

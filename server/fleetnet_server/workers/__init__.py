@@ -1,0 +1,1 @@
+"""`fleetnet serve --workers N`: several processes that are one server, see supervisor.py."""
