@@ -4,6 +4,7 @@ Backend puts listeners, sessions, router, writer and store together from a fleet
 """
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
@@ -11,7 +12,8 @@ from typing import IO, TYPE_CHECKING
 import structlog
 
 from fleetnet.ports.openssl_callbacks import missing_psk_names
-from fleetnet_server.config import Settings
+from fleetnet_server import app_store
+from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.core.blob_ports import BlobLimits
 from fleetnet_server.core.blobs import Blobs
 from fleetnet_server.core.commands import Commands
@@ -40,23 +42,20 @@ from fleetnet_server.identity.policy import PolicyFile, Rules
 from fleetnet_server.identity.psk import FindKey
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.identity.wanted import TrustFolder
-from fleetnet_server.listeners import Listeners
+from fleetnet_server.listeners import Inherited, Listeners
 from fleetnet_server.reloading import Reloading
 from fleetnet_server.served import port_error, take_lock, write_ports
 from fleetnet_server.store.ageing import AgeClock
 from fleetnet_server.store.audit import Audit, AuditTable
-from fleetnet_server.store.blob_quotas import BlobQuotas
-from fleetnet_server.store.blobs import BlobFiles
+from fleetnet_server.store.blobs import PARTIALS
 from fleetnet_server.store.claims import ClaimTable
 from fleetnet_server.store.commands import CommandTable
-from fleetnet_server.store.compaction import Compactor
 from fleetnet_server.store.following import Followers
 from fleetnet_server.store.housekeeping import Housekeeping
 from fleetnet_server.store.hubs import HubTable
 from fleetnet_server.store.identities import IdentityTable
-from fleetnet_server.store.outbox import Outbox
+from fleetnet_server.store.outbox import open_outbox
 from fleetnet_server.store.psks import PskTable
-from fleetnet_server.store.retention import Retention
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.tokens import TokenTable
 from fleetnet_server.store.views import Views
@@ -64,7 +63,11 @@ from fleetnet_server.store.writer import Writer
 from fleetnet_server.upkeep import Upkeep
 
 if TYPE_CHECKING:
+    from fleetnet_server.app_store import ServedStore
     from fleetnet_server.bridge.mqtt import Bridge
+    from fleetnet_server.node import Node
+    from fleetnet_server.web.ports import Workers
+    from fleetnet_server.web.serving import WebServer
 
 _log = structlog.get_logger("fleetnet")
 
@@ -93,6 +96,14 @@ class Backend:
         tokens, views: for the HTTP API. is_draining: ``stop`` was called.
     """
 
+    # Of a worker: what it has from the process that started it, and its folder below blobs/.
+    _inherited: Inherited | None = None
+    _partials = PARTIALS
+    # Of the process that sees all of them.
+    workers: "Workers | None" = None
+    # Of a server whose database others have as well.
+    node: "Node | None" = None
+
     def __init__(self, folder: Path, settings: Settings):
         self.folder = folder
         self.settings = settings
@@ -101,6 +112,7 @@ class Backend:
         self.web_port = 0
         self.is_draining = False
         self.bridge: Bridge | None = None
+        self.web: WebServer | None = None
         self._lock: IO[bytes] | None = None
 
     async def __aenter__(self) -> "Backend":
@@ -108,16 +120,10 @@ class Backend:
         self._reloading = Reloading(self)
         self.policy = PolicyFile(self.folder)
         self._lists = CrlFolder(self.folder)
-        self._lock = take_lock(self.folder)
-        settings = self.settings
-        self.store = SqliteStore(settings.store_path(self.folder))
+        self._lock = self._take_lock()
+        self.store = self._open_store()
         self.router = Router()
-        self.writer: Writer[Peer] = Writer(
-            self.store,
-            self.router.on_durable,
-            interval_s=settings.commit_interval_ms / 1000,
-            max_rows=settings.commit_rows,
-        )
+        self.writer = self._make_writer()
         self.router.writer = self.writer
         self._make_services()
         self._make_sessions()
@@ -125,28 +131,57 @@ class Backend:
             await self._listen()
         except BaseException:
             await self._lookout.stop()
+            await self._leave()
             await self.writer.close()
             self._blob_files.close()
             self.views.close()
             self.store.close()
-            self._lock.close()
+            if self._lock is not None:
+                self._lock.close()
             raise
-        self.housekeeping.start()
+        self._begin_housekeeping()
         return self
+
+    # -- what a process of `serve --workers` has otherwise, see workers/ ------------------------
+
+    def _take_lock(self) -> IO[bytes] | None:
+        return take_lock(self.folder)
+
+    def _open_store(self) -> "ServedStore":
+        return app_store.open_served(self.settings, self.folder)
+
+    def _make_writer(self) -> Writer[Peer]:
+        return app_store.make_writer(self.store, self.router, self.settings)
+
+    def _make_feed(self) -> tuple[Events, Presence]:
+        return app_store.make_feed(self.store)
+
+    def _make_commands(self, table: CommandTable) -> tuple[Commands, Configs]:
+        return Commands(table, self._rules, self.audit), Configs(table)
+
+    def _make_audit(self) -> Audit:
+        return Audit(self.store)
+
+    def _begin_housekeeping(self) -> None:
+        self.housekeeping.start()
+
+    def read_settings(self) -> Settings:
+        """Return what the file says now. Raises ConfigError."""
+        return load_settings(self.folder)
+
+    # -- its parts -------------------------------------------------------------------------------
 
     def _make_services(self) -> None:
         settings = self.settings
-        self.events = Events()
-        self.presence = Presence(self.events.publish)
+        self.events, self.presence = self._make_feed()
         self.tap = ReadingsTap(self.events)
         self.router.on_batch = self.tap.on_batch
         self.tokens, self.views = TokenTable(self.store), Views(self.folder, self.store)
         table = CommandTable(self.store)
-        self.audit = Audit(self.store)
-        self.commands = Commands(table, self._rules, self.audit)
-        self.configs = Configs(table)
+        self.audit = self._make_audit()
+        self.commands, self.configs = self._make_commands(table)
         self.live = LiveReadings(self.events)
-        self._blob_files = BlobFiles(self.folder / "blobs", self.store)
+        self._blob_files = app_store.make_blob_files(self.store, self.folder, self._partials)
         self.blobs = Blobs(self._blob_files, BlobLimits(settings.max_blob_bytes))
         for service in (self.commands, self.configs, self.blobs):
             service.tell = self.events.publish
@@ -160,12 +195,11 @@ class Backend:
         self.psks = Psks(PskTable(self.store))
         self.relays = Relays(HubTable(self.store), self.audit)
         self._crls = crls
-        newest = self.store.read("SELECT received FROM messages ORDER BY id DESC LIMIT 1")
-        clock = AgeClock(self.folder, newest[0][0] if newest else None)
-        quotas = BlobQuotas(self.store, self._blob_files, self.folder, clock.now_ms)
+        clock = AgeClock(self.folder, app_store.newest_received(self.store))
         self.followers = Followers()
-        compactor = Compactor(self.store, followers=self.followers)
-        works = (compactor, Retention(self.store, self.folder, clock.now_ms), quotas)
+        works = app_store.make_works(
+            self.store, self.folder, self._blob_files, clock.now_ms, self.followers, self.leads
+        )
         self.housekeeping = Housekeeping(works)
         self.housekeeping.use(settings)
 
@@ -207,15 +241,33 @@ class Backend:
     ) -> None:
         await self.stop()
 
+    async def _join(self) -> None:
+        """Become one of the servers at a database; before the first device comes."""
+        if not isinstance(self.store, SqliteStore):
+            from fleetnet_server.node import join
+
+            self.node = await join(self, self.store, self._lookout, self._crls.soon)
+
+    @property
+    def session_count(self) -> int:
+        """How many sessions this server has now."""
+        return len(self.sessions.live)
+
+    async def _leave(self) -> None:
+        if self.node is not None:
+            await self.node.stop()
+
+    def leads(self) -> bool:
+        """Say whether this server does what one of several does for all."""
+        return self.node is None or self.node.leads()
+
     def _rules(self, group: str) -> Rules | None:
         return self.policy.policy.rules(group)
 
     async def _listen(self) -> None:
         settings = self.settings
-        ServerKeys(self.folder).finish()
         self._upkeep = Upkeep(self.folder, settings, self.store, self.audit.note)
-        # Before the first device comes: a server that was off for long may have an old one.
-        await self._upkeep.renew()
+        await self._renew_keys()
         self.psks.live = self.sessions.live
         find_key: FindKey | None = FindKey(self.folder, PskTable(self.store).find)
         if missing := missing_psk_names():
@@ -228,21 +280,32 @@ class Backend:
             self.sessions.handshake_refused,
             find_key,
             self.sessions.address_limited,
+            self._inherited,
         )
         self.tls, self.dtls = self.listeners.tls, self.listeners.dtls
         if settings.enrol_port:
             self.listeners.add_enrolment(self.enrolment.accept)
+        await self._join()
         await self.listeners.start()
-        await self._serve_web()
-        await self._bridge_mqtt()
+        await self._begin_rest()
         self._lookout.add(self.listeners)
         self.listeners.on_reload = self._on_reload
-        self._upkeep.start()
         self.tls_port = self.tls.port
         self.dtls_port = self.dtls.port
         if self._lock is not None:
             write_ports(self._lock, self.ports)
         _log.info("listening", bind=settings.bind, tls=self.tls_port, dtls=self.dtls_port)
+
+    async def _renew_keys(self) -> None:
+        ServerKeys(self.folder).finish()
+        # Before the first device comes: a server that was off for long may have an old one.
+        await self._upkeep.renew()
+
+    async def _begin_rest(self) -> None:
+        """Begin what is done once, however many processes have listeners."""
+        await self._serve_web()
+        await self._bridge_mqtt()
+        self._upkeep.start()
 
     @property
     def ports(self) -> dict[str, int]:
@@ -255,7 +318,6 @@ class Backend:
         return found
 
     async def _serve_web(self) -> None:
-        self.web = None
         if self.settings.web_port:
             # The extra "web" is only needed by who opens the port.
             from fleetnet_server.web.serving import WebServer
@@ -277,8 +339,12 @@ class Backend:
             # The extra "mqtt" is only needed by who has the file.
             from fleetnet_server.bridge.mqtt import make_bridge
 
+            make = partial(make_bridge, self, partial(open_outbox, self.store))
             try:
-                self.bridge = await make_bridge(self, lambda name: Outbox(self.store, name))
+                if self.node is None:
+                    self.bridge = await make()
+                else:
+                    self.node.lead_bridge(self, make)
             except BaseException:
                 self.listeners.close()
                 if self.web is not None:
@@ -321,6 +387,7 @@ class Backend:
         await self.blobs.close()
         if self.web is not None:
             await self.web.stop()
+        await self._leave()
         if self.bridge is not None:
             await self.bridge.stop()
         await asyncio.to_thread(self.housekeeping.stop)

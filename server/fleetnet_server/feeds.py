@@ -12,11 +12,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from fleetnet_server.core.live import LiveReading, LiveReadings, Watcher
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store.following import Followers, follow
+from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.query import Reading
 from fleetnet_server.store.selection import is_pattern, matches
 
@@ -37,10 +37,10 @@ class _Behind:
     """The thread that follows a store, and what it found; knows nothing of its reader."""
 
     def __init__(
-        self, path: Path, after_id: int, devices: tuple[str, ...], channels: tuple[str, ...],
+        self, place: StorePlace, after_id: int, devices: tuple[str, ...], channels: tuple[str, ...],
         followers: Followers,
     ):  # fmt: skip
-        self._path = path
+        self._place = place
         self._after_id = after_id
         self._followers = followers
         self._key = followers.add(after_id)
@@ -89,7 +89,7 @@ class _Behind:
         if one is not None and is_pattern(one):
             one = None
         found = follow(
-            self._path, self._after_id, device=one, poll_s=_POLL_S, sleep=self._pause,
+            self._place, self._after_id, device=one, poll_s=_POLL_S, sleep=self._pause,
             reached=lambda at: self._followers.move(self._key, at),
         )  # fmt: skip
         for reading in found:
@@ -132,10 +132,10 @@ class Readings(AsyncIterator[Reading]):
     """
 
     def __init__(
-        self, path: Path, after_id: int, devices: tuple[str, ...], channels: tuple[str, ...],
+        self, place: StorePlace, after_id: int, devices: tuple[str, ...], channels: tuple[str, ...],
         followers: Followers,
     ):  # fmt: skip
-        self._behind = _Behind(path, after_id, devices, channels, followers)
+        self._behind = _Behind(place, after_id, devices, channels, followers)
         self._batch: deque[Reading] = deque()
         # Who leaves an `async for` by break does not say so.
         self._finalizer = weakref.finalize(self, self._behind.stop)

@@ -26,6 +26,7 @@ from fleetnet_server.errors import ConfigError, FleetNotRunning, StoreError
 from fleetnet_server.feeds import LiveFeed, Readings, patterns
 from fleetnet_server.fleet_device import FleetDevice
 from fleetnet_server.handlers import Function, Handler, Handlers
+from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.query import Reading
 from fleetnet_server.store.selection import Selection, matches, select
 
@@ -157,7 +158,7 @@ class Fleet:
             StoreError: a name, or every pattern, fits no device. StoreUnavailable.
         """
         wanted = Selection(patterns(device), patterns(channel), since_ms, until_ms)
-        found = select(self.settings.store_path(self.folder), wanted, limit)
+        found = select(self.settings.store_place(self.folder), wanted, limit)
         try:
             while page := await asyncio.to_thread(_take, found):
                 for reading in page:
@@ -218,12 +219,17 @@ class Fleet:
         backend = self.backend
         if live:
             return LiveFeed(backend.live, devices, channels)
-        path = self.settings.store_path(self.folder)
+        path = self.settings.store_place(self.folder)
         return Readings(path, newest_message(backend), devices, channels, backend.followers)
 
 
 def newest_message(backend: Backend) -> int:
-    """Return the number of the newest message in the store, 0 before the first."""
+    """Return the place of the newest message in the store, 0 before the first."""
+    place = backend.settings.store_place(backend.folder)
+    if isinstance(place, PostgresPlace):
+        from fleetnet_server.store.postgres.following import newest_soon
+
+        return newest_soon(place)
     ((newest,),) = backend.store.read("SELECT coalesce(max(id), 0) FROM messages")
     return int(newest)
 

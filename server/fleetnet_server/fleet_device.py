@@ -123,7 +123,7 @@ class FleetDevice:
 
     def _latest_frame(self, name: str | None) -> Frame | None:
         folder = self._backend.folder
-        path = self._backend.settings.store_path(folder)
+        path = self._backend.settings.store_place(folder)
         for one in list_blobs(path, self.name, name, _LOOKED_AT):
             if one.content_format in _PICTURES:
                 try:

@@ -29,16 +29,20 @@ _COLORS = {"critical": 31, "error": 31, "warning": 33, "info": 32, "debug": 2}
 _WORD = re.compile(r"[^\s\"'=]+")
 
 
-def configure_logging(as_json: bool, quiet: bool, stream: TextIO | None = None) -> None:
+def configure_logging(
+    as_json: bool, quiet: bool, stream: TextIO | None = None, process: str = ""
+) -> None:
     """Send every record of this process to a stream; None: standard error.
 
     Args:
         as_json: one JSON object a line. quiet: warnings and what is worse.
+        process: which of a server's processes this is, said in every line; "": the only one.
     """
     out = sys.stderr if stream is None else stream
     level = logging.WARNING if quiet else logging.INFO
     handler = logging.StreamHandler(out)
-    handler.setFormatter(make_formatter(as_json, out.isatty() and not os.environ.get("NO_COLOR")))
+    is_colored = out.isatty() and not os.environ.get("NO_COLOR")
+    handler.setFormatter(make_formatter(as_json, is_colored, process))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     # It says at each end of a server that it ends; what is wrong stays.
@@ -51,13 +55,20 @@ def configure_logging(as_json: bool, quiet: bool, stream: TextIO | None = None) 
     )
 
 
-def make_formatter(as_json: bool, is_colored: bool = False) -> logging.Formatter:
+def make_formatter(
+    as_json: bool, is_colored: bool = False, process: str = ""
+) -> logging.Formatter:
     """Return what turns a record of either library into its line."""
     render = _as_json if as_json else _Plain(is_colored)
+
+    def name(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        return {**event, "process": process} if process else event
+
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_common(),
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            name,
             _hide,
             structlog.processors.format_exc_info,
             render,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from fleetnet_server.config import Settings, load_settings
+from fleetnet_server.config import Settings
 from fleetnet_server.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Reloading:
         """
         backend = self._backend
         try:
-            found = load_settings(backend.folder)
+            found = backend.read_settings()
         except ConfigError as error:
             _log.error("settings not reloaded, those in force stay", reason=str(error))
             return False
@@ -75,7 +75,7 @@ class Reloading:
     def _load(self) -> Settings | None:
         """The file as it is now; a back-end that was given its settings may have none."""
         try:
-            return load_settings(self._backend.folder)
+            return self._backend.read_settings()
         except ConfigError:
             return None
 

@@ -18,6 +18,9 @@ FILE_NAME = "serve.lock"
 # Whoever looks holds a shared lock for an instant; a server that starts waits that out.
 _TRIES, _PAUSE_S = 5, 0.02
 
+# The workers of a server that was killed end as soon as they notice, and hold the lock until then.
+_ENDING_S = 5.0
+
 # The file is ours and short; whatever else is there is not read to its end.
 _MOST_BYTES = 4096
 
@@ -48,14 +51,15 @@ def take_lock(folder: Path) -> IO[bytes]:
         FolderError: another server uses the folder. OSError.
     """
     file = (folder / FILE_NAME).open("a+b", buffering=0)
-    for left in reversed(range(_TRIES)):
+    until = time.monotonic() + _TRIES * _PAUSE_S
+    while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            if left:
+            said, now = _read(file), time.monotonic()
+            if now < until or (now < until + _ENDING_S and _has_died(said.pid)):
                 time.sleep(_PAUSE_S)
                 continue
-            said = _read(file)
             file.close()
             who = f" ({said})" if str(said) else ""
             raise FolderError(
@@ -97,6 +101,19 @@ def is_surely_idle(folder: Path) -> bool:
     """Say whether no server uses FOLDER; False as well for who may not read the lock."""
     path = folder / FILE_NAME
     return not is_served(folder) and (os.access(path, os.R_OK) or not path.exists())
+
+
+def _has_died(pid: int) -> bool:
+    """Say whether a process that is known has ended."""
+    if not pid:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # somebody else's, and alive
+    return False
 
 
 def _read(file: IO[bytes]) -> Served:

@@ -22,7 +22,7 @@ from fleetnet_server.identity.expiry import Expiry
 from fleetnet_server.identity.pki import Credential
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.expiry import device_certificates
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.ports import Readable
 
 _log = structlog.get_logger("fleetnet.certificates")
 
@@ -79,7 +79,7 @@ class Upkeep:
     """
 
     def __init__(
-        self, folder: Path, settings: Settings, store: SqliteStore, note: Note | None = None
+        self, folder: Path, settings: Settings, store: Readable, note: Note | None = None
     ):
         self._folder = folder
         self._lifetime = timedelta(seconds=settings.server_lifetime_s)

@@ -18,7 +18,7 @@ from fleetnet_server.cli.output import (
 from fleetnet_server.cli.times import since_option
 from fleetnet_server.config import load_settings
 from fleetnet_server.store.audit import AuditTable, Entry
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.opening import open_store
 
 _POLL_S = 0.2
 
@@ -38,7 +38,7 @@ def audit(
     """Print the audit log, the newest rows last."""
     with (
         contextlib.suppress(KeyboardInterrupt) if follow else contextlib.nullcontext(),
-        SqliteStore(load_settings(folder).store_path(folder)) as store,
+        open_store(load_settings(folder).store_place(folder)) as store,
     ):
         table = AuditTable(store)
         newest = table.newest()

@@ -40,7 +40,7 @@ def list_command(
     folder: Path, device: str | None, name: str | None, limit: int, as_json: bool
 ) -> None:
     """Print the newest blobs, the newest last."""
-    found = list_blobs(load_settings(folder).store_path(folder), device, name, limit)[::-1]
+    found = list_blobs(load_settings(folder).store_place(folder), device, name, limit)[::-1]
     if as_json:
         print_json_lines(one._asdict() for one in found)
         return
@@ -70,7 +70,7 @@ def get_command(
     folder: Path, blob_id: int, target: Path, overwrite: bool, as_json: bool
 ) -> None:
     """Copy the content of blob ID to the file TARGET, or to standard output for `-`."""
-    one = find_blob(load_settings(folder).store_path(folder), blob_id)
+    one = find_blob(load_settings(folder).store_place(folder), blob_id)
     source = folder / "blobs" / one.path
     try:
         if str(target) == "-":

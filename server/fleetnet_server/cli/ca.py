@@ -30,7 +30,8 @@ from fleetnet_server.identity.generations import (
 from fleetnet_server.identity.server_keys import ServerKeys, refuse_existing
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.expiry import devices_with_marks
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.opening import open_store
+from fleetnet_server.store.ports import Store
 from fleetnet_server.wording import counted
 
 # How many devices a refusal names before it counts the rest.
@@ -112,7 +113,7 @@ def show(folder: Path, as_json: bool) -> None:
     """Show the CAs that count, and what a rollover waits for."""
     settings = load_settings(folder)
     authority = Authority.load(folder)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         waiting = rollover.lagging(folder, devices_with_marks(store), authority)
         total = len([one for one in store.devices() if one.state in ("enabled", "quarantined")])
     document = {
@@ -156,7 +157,7 @@ def rotate(
         raise click.UsageError("one step at a time: --issuing, --switch-server or --finish")
     settings = load_settings(folder)
     lifetime = _server_lifetime(settings)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         if (switch_server or finish) and not force:
             _refuse_lagging(folder, store)
         if switch_server:
@@ -221,7 +222,7 @@ def import_command(
         said = f"CA {number} signs devices from now on. Next: {_next_step(authority)}"
     if listed:
         _keep_crl(folder, number, listed)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         authority = Authority.load(folder)
         name = x509.load_der_x509_certificate(pair.certificate).subject.rfc4514_string()
         _note(store, "ca-import", authority, number=number, name=name, signs=key is not None)
@@ -239,12 +240,12 @@ def forget(folder: Path, number: int, as_json: bool) -> None:
     authority = rollover.forget(folder, number)
     # A list of a CA that does not count would keep the server from starting.
     _kept_crl(folder, number).unlink(missing_ok=True)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         _note(store, "ca-forget", authority, number=number)
     _print_done(folder, as_json, f"CA {number} is not accepted any more.")
 
 
-def revoked_in(store: SqliteStore) -> list[crl.Revoked]:
+def revoked_in(store: Store) -> list[crl.Revoked]:
     """Return every revoked certificate of the store, for Authority.write_crls."""
     rows = store.read(
         "SELECT serial, revoked_ms, reason, generation FROM certificates "
@@ -277,7 +278,7 @@ def _refuse_second(folder: Path) -> None:
         )
 
 
-def _refuse_lagging(folder: Path, store: SqliteStore) -> None:
+def _refuse_lagging(folder: Path, store: Store) -> None:
     waiting = rollover.lagging(folder, devices_with_marks(store), Authority.load(folder))
     if not waiting:
         return
@@ -318,7 +319,7 @@ def _kept_crl(folder: Path, number: int) -> Path:
     return folder / "ca" / "crls" / f"imported-{number}.crl"
 
 
-def _note(store: SqliteStore, action: str, authority: Authority, **detail: Any) -> None:
+def _note(store: Store, action: str, authority: Authority, **detail: Any) -> None:
     """Who counts is as much a decision on devices as any: it belongs into the audit log."""
     ledger = authority.ledger
     counting = {"issuing": ledger.issuing, "trusted": ledger.trusted, "accepted": ledger.accepted}

@@ -24,7 +24,8 @@ from fleetnet_server.identity.names import check_device_name
 from fleetnet_server.identity.registry import Device
 from fleetnet_server.store.claims import ClaimTable, make_token
 from fleetnet_server.store.identities import IdentityTable
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.opening import open_store
+from fleetnet_server.store.ports import Store
 from fleetnet_server.store.standing import VALID, WITHOUT, remedy
 
 _DAY_MS = 86_400_000
@@ -62,7 +63,7 @@ def claim(folder: Path, name: str, days: float, transport: str, as_json: bool) -
         )
     token = make_token()
     expires_ms = time.time_ns() // 1_000_000 + int(days * _DAY_MS)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         _refuse_other_bundle(folder / "devices" / name)
         device = store.lookup(name) or store.add_device(name, actor())
         works = store.registry.credential(device.id) == VALID
@@ -93,7 +94,7 @@ def renew(folder: Path, names: tuple[str, ...], is_all: bool, as_json: bool) -> 
     if bool(names) == is_all:
         raise click.UsageError("name devices, or pass --all")
     settings = load_settings(folder)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         found = store.devices() if is_all else [store.lookup(name) for name in names]
         for name, device in zip(names, found, strict=False):
             if device is None:
@@ -107,7 +108,7 @@ def renew(folder: Path, names: tuple[str, ...], is_all: bool, as_json: bool) -> 
         click.echo(f"{len(devices)} asked: `fleetnet audit --follow` shows how it goes.")
 
 
-def _say_who_cannot(store: SqliteStore, devices: list[Device]) -> None:
+def _say_who_cannot(store: Store, devices: list[Device]) -> None:
     """It goes over a session: whoever gets none would wait for ever."""
     for device in devices:
         has = store.registry.credential(device.id)

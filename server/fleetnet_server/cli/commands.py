@@ -32,7 +32,8 @@ from fleetnet_server.identity.registry import Device
 from fleetnet_server.served import is_surely_idle
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.commands import CommandTable
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.opening import open_store
+from fleetnet_server.store.ports import Store
 
 _POLL_S = 0.05
 
@@ -68,7 +69,7 @@ def call(
     if wait_s is None and expires_s is None:
         wait_s = 10.0
     stays_s = expires_s or wait_s or 0.0
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         table = CommandTable(store)
         expires_ms = time.time_ns() // 1_000_000 + round(1000 * stays_s)
         found = table.device(device)
@@ -107,7 +108,7 @@ def commands(
     folder: Path, device: str | None, command_id: str | None, limit: int, as_json: bool
 ) -> None:
     """List the newest commands, of DEVICE or of all, oldest first."""
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         table = CommandTable(store)
         if command_id is not None:
             one = table.get(command_id)
@@ -122,7 +123,7 @@ def commands(
     print_table(("ID", "GIVEN", "DEVICE", "COMMAND", "STATE", "RESULT"), map(_row, found))
 
 
-def _check_policy(folder: Path, store: SqliteStore, device: Device, name: str) -> None:
+def _check_policy(folder: Path, store: Store, device: Device, name: str) -> None:
     """Say at once what the server would say. Raises NotAllowed."""
     rules = load_policy(folder).rules(device.group)
     why = "" if rules is None else rules.objection(name, actor())

@@ -16,7 +16,7 @@ from fleetnet_server.config import load_settings
 from fleetnet_server.core.configs import Config
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store.commands import CommandTable
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.opening import open_store
 
 
 @click.group()
@@ -38,7 +38,7 @@ def set_config(folder: Path, device: str, file: IO[bytes], as_json: bool) -> Non
         document = json.loads(file.read())
     except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"{file.name} is no JSON: {error}", param_hint="FILE") from error
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         table = CommandTable(store)
         try:
             version = table.set_config(table.device(device).id, document)
@@ -56,7 +56,7 @@ def set_config(folder: Path, device: str, file: IO[bytes], as_json: bool) -> Non
 @click.pass_obj
 def get_config(folder: Path, device: str, as_json: bool) -> None:
     """Print the document of DEVICE; what it says of it goes to standard error."""
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         table = CommandTable(store)
         found = table.config(table.device(device).id)
     if found is None:

@@ -33,8 +33,9 @@ from fleetnet_server.identity.files import (
 )
 from fleetnet_server.identity.names import check_device_name
 from fleetnet_server.store.identities import note_bundle
+from fleetnet_server.store.opening import open_store
+from fleetnet_server.store.ports import Store
 from fleetnet_server.store.registry import PROGRAM, TAKEN
-from fleetnet_server.store.sqlite import SqliteStore
 
 
 @click.group()
@@ -69,7 +70,7 @@ def add(
     if again and no_bundle:
         raise click.UsageError("--again makes a bundle: leave --no-bundle out")
     settings = load_settings(folder)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         if no_bundle:
             store.add_device(name, actor())
             if as_json:
@@ -87,7 +88,7 @@ def add(
 
 
 def add_device(
-    folder: Path, settings: Settings, store: SqliteStore, name: str, transport: str = "auto",
+    folder: Path, settings: Settings, store: Store, name: str, transport: str = "auto",
     who: str = PROGRAM,
 ) -> Path:  # fmt: skip
     """Make FOLDER/devices/NAME/{cert.der,key.der,ca.der,config.json} and register NAME.
@@ -122,7 +123,7 @@ def add_device(
 
 
 def renew_bundle(
-    folder: Path, settings: Settings, store: SqliteStore, name: str, transport: str = "auto",
+    folder: Path, settings: Settings, store: Store, name: str, transport: str = "auto",
     who: str = PROGRAM,
 ) -> Path:  # fmt: skip
     """Make a registered device another bundle, in the place of the one that may lie there.

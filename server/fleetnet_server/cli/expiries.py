@@ -12,7 +12,8 @@ from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.expiry import Expiry
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.expiry import device_certificates
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.opening import open_store
+from fleetnet_server.store.ports import Store
 
 
 @click.command("list")
@@ -26,7 +27,7 @@ def list_command(folder: Path, soon: bool, as_json: bool) -> None:
     less. urgent: 7 days (90), or a tenth. A device is listed with the certificate that it uses.
     """
     settings = load_settings(folder)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         found = read_expiries(folder, store)
     if soon:
         found = [one for one in found if one.level != expiry.OK]
@@ -36,7 +37,7 @@ def list_command(folder: Path, soon: bool, as_json: bool) -> None:
     print_table(("KIND", "NAME", "ENDS", "LEVEL"), [_row(one) for one in found])
 
 
-def read_expiries(folder: Path, store: SqliteStore) -> list[Expiry]:
+def read_expiries(folder: Path, store: Store) -> list[Expiry]:
     """Return what a fleet's folder says, also where it has no CA or server pair yet.
 
     Raises:

@@ -21,6 +21,7 @@ from fleetnet_server.cli.output import (
 from fleetnet_server.cli.query import SUMMED_UP
 from fleetnet_server.cli.times import selection_options
 from fleetnet_server.config import load_settings
+from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.selection import Selection, device_names, select
 from fleetnet_server.store.summaries import has_sums
 from fleetnet_server.wording import counted
@@ -51,7 +52,7 @@ def export(
     form = form or _form_of(target)
     if form == PARQUET and target == "-":
         raise click.UsageError("Parquet is no stream: name a file")
-    path = load_settings(folder).store_path(folder)
+    path = load_settings(folder).store_place(folder)
     device_names(path, devices)  # before a file is made for nothing
     wanted = Selection(devices, channels, since_ms, until_ms)
     with open_export(form, target, overwrite) as file, progress("exporting") as advance:
@@ -69,7 +70,7 @@ def export(
         raise SystemExit(PARTLY)
 
 
-def _copy(path: Path, wanted: Selection, file: ExportFile, advance: Advance) -> bool:
+def _copy(path: StorePlace, wanted: Selection, file: ExportFile, advance: Advance) -> bool:
     """Write the readings; False: Ctrl-C came first."""
     first_ms = wanted.start_ms
     end_ms = time.time_ns() // 1_000_000 if wanted.end_ms is None else wanted.end_ms

@@ -23,7 +23,7 @@ from fleetnet_server.identity.files import (
     write_new_file,
 )
 from fleetnet_server.store.hubs import HubTable
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.opening import open_store
 
 
 @click.group()
@@ -47,7 +47,7 @@ def assign(folder: Path, name: str, sensors: tuple[str, ...], as_json: bool) -> 
 
     A sensor may have several hubs, and may connect to the server itself as well.
     """
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         new = HubTable(store).assign(name, sensors, actor())
     if as_json:
         print_json({"hub": name, "assigned": new})
@@ -65,7 +65,7 @@ def unassign(folder: Path, name: str, sensors: tuple[str, ...], as_json: bool) -
 
     What HUB still holds of them is not taken any more: wait until it is connected.
     """
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         gone = HubTable(store).unassign(name, sensors, actor())
     if as_json:
         print_json({"hub": name, "unassigned": gone})
@@ -79,7 +79,7 @@ def unassign(folder: Path, name: str, sensors: tuple[str, ...], as_json: bool) -
 @click.pass_obj
 def list_hubs(folder: Path, name: str | None, as_json: bool) -> None:
     """List hubs and their sensors, and when each last came through its hub."""
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         if name is not None and store.lookup(name) is None:
             raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
         found = HubTable(store).assignments(name)
@@ -113,7 +113,7 @@ def cert(folder: Path, name: str, hosts: tuple[str, ...], as_json: bool) -> None
     which the sensors' anchor must have signed. Prints the pin of the key.
     """
     settings = load_settings(folder)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         if store.lookup(name) is None:
             raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
     authority = Authority.load(folder)

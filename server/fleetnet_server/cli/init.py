@@ -20,6 +20,7 @@ from fleetnet_server.identity.files import (
 from fleetnet_server.identity.generations import COPY_KEYS
 from fleetnet_server.identity.key_types import P256
 from fleetnet_server.identity.server_keys import ServerKeys, refuse_existing
+from fleetnet_server.store.opening import open_store
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.wording import counted
 
@@ -128,7 +129,7 @@ def create_credentials(
 
 def refuse_registered(folder: Path, settings: Settings) -> None:
     """Make no CA beside devices that trust another one. Raises FolderError."""
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         count = len(store.devices())
     if count:
         raise FolderError(

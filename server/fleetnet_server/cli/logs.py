@@ -26,7 +26,7 @@ def logs(
     folder: Path, device: str | None, since_ms: int | None, limit: int | None, as_json: bool
 ) -> None:
     """Print what DEVICE, or all devices, logged, in order of time."""
-    found = read_logs(load_settings(folder).store_path(folder), device, since_ms, limit)
+    found = read_logs(load_settings(folder).store_place(folder), device, since_ms, limit)
     if as_json:
         print_json_lines(line._asdict() for line in found)
         return

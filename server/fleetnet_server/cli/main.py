@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("fleetnet_server.cli.demo:demo", "Run a server and real devices; compare counts."),
     "bench": ("fleetnet_server.cli.bench:bench", "Measure what this machine bears."),
     "sim": ("fleetnet_server.cli.sim:sim", "Run many simulated devices against a server."),
+    "plan": ("fleetnet_server.cli.plan:plan", "Reckon what a fleet needs, how it comes back."),
     "tail": ("fleetnet_server.cli.tail:tail", "Print readings as they become durable."),
     "call": ("fleetnet_server.cli.commands:call", "Run a command on a device, now or later."),
     "commands": ("fleetnet_server.cli.commands:commands", "List commands and how they ended."),
@@ -49,7 +50,7 @@ _SECTIONS = {
     "Devices": ("device", "hub", "call", "commands", "config", "logs", "doctor"),
     "Identities": ("ca", "cert", "anchor", "psk"),
     "What they sent": ("tail", "query", "export", "plot", "blob", "mqtt"),
-    "Trying and measuring": ("demo", "sim", "bench"),
+    "Trying and measuring": ("demo", "sim", "bench", "plan"),
     "This program": ("completion",),
 }
 

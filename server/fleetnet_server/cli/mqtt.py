@@ -21,8 +21,8 @@ from fleetnet_server.bridge.settings import (
 from fleetnet_server.cli.output import FAILURE, format_time, json_option, print_json, print_table
 from fleetnet_server.config import load_settings
 from fleetnet_server.errors import ConfigError, StoreError
-from fleetnet_server.store.outbox import Outbox, forget, places
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.opening import open_store
+from fleetnet_server.store.outbox import forget, open_outbox, places
 
 
 @click.group()
@@ -66,7 +66,7 @@ def check(folder: Path, as_json: bool) -> None:
 @click.pass_obj
 def show(folder: Path, as_json: bool) -> None:
     """Show what each broker has of the stored messages, and what it lacks."""
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         found = places(store)
     if as_json:
         print_json([place._asdict() | {"behind": behind} for place, behind in found])
@@ -93,11 +93,11 @@ def show_discovery(folder: Path, device: str | None, as_json: bool) -> None:
     Of channels that were seen: in compacted readings, or in the newest ones.
     """
     settings = _settings(folder)
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         names = [one.name for one in store.devices() if device in (None, one.name)]
         if not names:
             raise StoreError(f"device {device!r} is not registered: see `fleetnet device list`")
-        outbox = Outbox(store, settings.broker.name)
+        outbox = open_outbox(store, settings.broker.name)
         known = outbox.channels()
         outbox.close()
     found = {
@@ -125,7 +125,7 @@ def show_discovery(folder: Path, device: str | None, as_json: bool) -> None:
 @click.pass_obj
 def forget_place(folder: Path, name: str, as_json: bool) -> None:
     """Forget the place of bridge NAME: what it lacks is kept for it no longer."""
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         if not forget(store, name):
             raise StoreError(f"no bridge {name!r}: see `fleetnet mqtt show`")
     if as_json:

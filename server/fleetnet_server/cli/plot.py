@@ -45,7 +45,7 @@ def plot(
     """
     if picture is not None and picture.suffix.lower() not in _ENDINGS:
         raise click.BadParameter(f"{picture}: its name has to end with .png", param_hint="--png")
-    path = load_settings(folder).store_path(folder)
+    path = load_settings(folder).store_place(folder)
     if is_pattern(device):
         raise StoreError(f"device {device!r} is not registered: one device's curve, no pattern")
     wanted = Selection((device,), (channel,), since_ms, until_ms)

@@ -24,8 +24,9 @@ from fleetnet_server.identity.names import check_device_name
 from fleetnet_server.identity.psk import decrypt, encrypt, new_key
 from fleetnet_server.identity.registry import Device
 from fleetnet_server.identity.secret import load_secret
+from fleetnet_server.store.opening import open_store
+from fleetnet_server.store.ports import Store
 from fleetnet_server.store.psks import PskTable
-from fleetnet_server.store.sqlite import SqliteStore
 
 _bits_option = click.option(
     "--bits", type=click.Choice(["128", "256"]), default="256", show_default=True,
@@ -59,7 +60,7 @@ def add(
     if place is not None and place.exists():
         raise FolderError(f"{place} exists and was left alone: move it away, or leave --bundle out")
     key = new_key(int(bits))
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         table = PskTable(store)
         secret = _secret(folder, table)
         device = store.lookup(name) or store.add_device(name, actor())
@@ -87,7 +88,7 @@ def rotate(folder: Path, name: str, bits: str, now: bool, bundle: bool, as_json:
     place = folder / "devices" / name if bundle else None
     config = _read_bundle(place) if place is not None else {}
     key = new_key(int(bits))
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         table = PskTable(store)
         device = _device(store, name)
         secret = _secret(folder, table)
@@ -107,7 +108,7 @@ def rotate(folder: Path, name: str, bits: str, now: bool, bundle: bool, as_json:
 def list_keys(folder: Path, as_json: bool) -> None:
     """List the keys by device and number; never the keys themselves."""
     settings = load_settings(folder)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         found = PskTable(store).all()
     if as_json:
         print_json(
@@ -144,7 +145,7 @@ def list_keys(folder: Path, as_json: bool) -> None:
 def remove(folder: Path, name: str, as_json: bool) -> None:
     """Take all keys of device NAME away; a session that lives on one ends."""
     settings = load_settings(folder)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         gone = PskTable(store).remove(_device(store, name), actor())
     if not gone:
         raise StoreError(f"device {name!r} has no pre-shared key: see `fleetnet psk list`")
@@ -164,7 +165,7 @@ def remove(folder: Path, name: str, as_json: bool) -> None:
 def export(folder: Path, target: Path, as_json: bool) -> None:
     """Write the keys of enabled devices for another server: IDENTITY:KEY lines."""
     settings = load_settings(folder)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         table = PskTable(store)
         enabled = {device.name for device in store.devices() if device.is_enabled}
         found = [one for one in table.all() if one.device in enabled and not one.enrol]
@@ -189,7 +190,7 @@ def _secret(folder: Path, table: PskTable) -> bytes:
     return load_secret(folder, create=not table.all())
 
 
-def _device(store: SqliteStore, name: str) -> Device:
+def _device(store: Store, name: str) -> Device:
     found = store.lookup(name)
     if found is None:
         raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")

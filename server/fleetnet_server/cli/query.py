@@ -42,7 +42,7 @@ def query(
     The answer streams, whatever its size. Into a file: `fleetnet export`. What retention.toml let
     go of is still there with --every, as long as its minutes or hours are kept.
     """
-    path = load_settings(folder).store_path(folder)
+    path = load_settings(folder).store_place(folder)
     wanted = Selection(devices, channels, since_ms, until_ms)
     if step_s is not None:
         steps = summarize_all(path, wanted, max(1, round(step_s * 1000)))

@@ -22,6 +22,7 @@ from fleetnet_server.cli.output import (
     print_result,
     print_table,
 )
+from fleetnet_server.cli.whereabouts import Whereabouts
 from fleetnet_server.config import load_settings
 from fleetnet_server.errors import ConfigError, StoreError
 from fleetnet_server.identity.policy import load_policy
@@ -32,8 +33,9 @@ from fleetnet_server.identity.registry import (
     QUARANTINED,
     Device,
 )
+from fleetnet_server.store.opening import open_store
+from fleetnet_server.store.ports import Store
 from fleetnet_server.store.registry import REASONS, Certificate
-from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.standing import NONE, WITHOUT, remedy
 
 
@@ -63,11 +65,13 @@ def list_devices(
 ) -> None:  # fmt: skip
     """List the registered devices by name: state, group, labels, expiry, newest message.
 
-    The store does not know who is online: the running server does (dashboard, GET /devices).
+    A store file does not know who is online: the running server does (dashboard, GET /devices).
+    A database that several servers have knows, and where.
     """
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
+        where = Whereabouts(store)
         found = [
-            _describe(store, device)
+            _describe(store, device) | where.describe(device.id)
             for device in store.devices()
             if group in (None, device.group)
             and state in (None, device.state)
@@ -77,11 +81,12 @@ def list_devices(
         print_json(found)
         return
     print_table(
-        ("NAME", "STATE", "GROUP", "LABELS", "EXPIRES", "LAST MESSAGE"),
+        ("NAME", "STATE", "GROUP", "LABELS", "EXPIRES", "LAST MESSAGE", *where.headings),
         [
             (
                 one["name"], _state_text(one), one["group"], _label_text(one["labels"]),
                 _time_or_dash(one["expires_ms"]), _time_or_dash(one["last_message_ms"]),
+                *where.cells(one),
             )
             for one in found
         ],
@@ -97,7 +102,7 @@ def show(folder: Path, name: str, as_json: bool) -> None:
 
     Whether it is online, over what and from where: the dashboard, or GET /devices/NAME.
     """
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         device = store.lookup(name)
         if device is None:
             raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
@@ -138,7 +143,7 @@ def set_device(
         raise click.UsageError("pass --group, --label or --unlabel")
     if group is not None:
         _check_known(folder, group)
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         device = store.registry.change(name, actor(), group, dict(labels), without)
     if as_json:
         print_json({"name": name, "group": device.group, "labels": dict(device.labels)})
@@ -153,7 +158,7 @@ def set_device(
 @click.pass_obj
 def enable(folder: Path, name: str, as_json: bool) -> None:
     """Accept device NAME, again or out of quarantine."""
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         store.registry.set_enabled(name, True, actor())
         device = store.lookup(name)
         has = NONE if device is None else store.registry.credential(device.id)
@@ -170,7 +175,7 @@ def enable(folder: Path, name: str, as_json: bool) -> None:
 @click.pass_obj
 def disable(folder: Path, name: str, as_json: bool) -> None:
     """Refuse device NAME until it is enabled; its session ends."""
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         store.registry.set_enabled(name, False, actor())
     print_result(as_json, {"name": name, "state": DISABLED}, f"Device {name} disabled.")
 
@@ -192,7 +197,7 @@ def revoke(folder: Path, name: str, reason: str, as_json: bool) -> None:
     The device stays registered: `fleetnet device add --again NAME` makes it a new bundle. Exit
     code 3: it is refused from now on, but the revocation list could not be written.
     """
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         revoked = store.registry.revoke(name, reason, actor())
         problem = write_crls(folder, store)
     if as_json:
@@ -215,7 +220,7 @@ def remove(folder: Path, name: str, as_json: bool) -> None:
     Its readings stay, under its name. `fleetnet device add NAME` uses the name again. Exit code
     3: it is forgotten, but its bundle could not be deleted, or the revocation list not written.
     """
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         store.registry.remove(name, actor())
         problem = write_crls(folder, store)
     # Nothing in it is of any use, and a private key should not lie about.
@@ -237,7 +242,7 @@ def _exit_partly(problem: str) -> None:
         raise SystemExit(PARTLY)
 
 
-def write_crls(folder: Path, store: SqliteStore) -> str:
+def write_crls(folder: Path, store: Store) -> str:
     """Write FOLDER/ca/crl*; return what is in the way, "" when nothing is.
 
     Other programs go by these lists; the server goes by its registry, which is done already.
@@ -258,7 +263,7 @@ def _check_known(folder: Path, group: str) -> None:
         raise ConfigError(f"policy.toml has no [group.{group}]: it has {', '.join(sorted(groups))}")
 
 
-def _describe(store: SqliteStore, device: Device) -> dict[str, Any]:
+def _describe(store: Store, device: Device) -> dict[str, Any]:
     ends = [
         one.not_after_ms for one in store.registry.certificates(device.id) if one.revoked_ms is None
     ]

@@ -2,14 +2,10 @@
 
 import asyncio
 import faulthandler
-import gc
 import json
 import os
-import resource
 import signal
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 import click
 import structlog
@@ -18,27 +14,40 @@ from fleetnet_server.app import Backend
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.log_output import configure_logging
 from fleetnet_server.notify import Manager
+from fleetnet_server.workers.process import (
+    DRAIN_S,
+    keep_what_is_made,
+    on_stop,
+    run,
+    use_all_files,
+)
+from fleetnet_server.workers.supervisor import Supervisor
 
 _log = structlog.get_logger("fleetnet")
 
-# The drain by itself ends after 5 s for the last commit, 1 s for hubs, 3 s for the good-byes, 5 s
-# for the writer, 3 s for the HTTP port and 4 s for the bridge to MQTT, at the latest; whatever
-# hangs beyond that is ended, with its stacks in the log.
-DRAIN_S = 22
-
 
 @click.command()
+@click.option(
+    "--workers", type=click.IntRange(1, 64), metavar="N",
+    help="Processes that have devices; default: the setting, 1.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Log lines, and the ready line, as JSON.")
 @click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
 @click.pass_obj
-def serve(folder: Path, as_json: bool, quiet: bool) -> None:
+def serve(folder: Path, workers: int | None, as_json: bool, quiet: bool) -> None:
     """Run the back-end of the fleet in FOLDER.
 
     Prints one line when it accepts devices. SIGTERM or Ctrl-C ends it cleanly: everything
     received is committed and acknowledged, devices get BYE, each with a time of its own to come
     back; a second one ends it at once. SIGHUP reads settings, certificates and keys anew (a
     change of the certificates is seen without it); sessions go on.
+
+    One process uses one core. With --workers, N processes share the devices, and one more has the
+    store, the dashboard and the bridge; one that dies is started again.
     """
+    if workers is not None:
+        # For the processes that this one starts, too.
+        os.environ["FLEETNET_WORKERS"] = str(workers)
     settings = load_settings(folder)
     configure_logging(as_json, quiet)
     # A watchdog's SIGABRT, or a crash in a library, leaves the stacks of all threads in the log.
@@ -46,20 +55,20 @@ def serve(folder: Path, as_json: bool, quiet: bool) -> None:
     use_all_files()
     if not os.getuid():
         _log.warning("runs as root, of which it needs nothing: see deploy/systemd in the sources")
-    run(_serve(folder, settings, as_json))
+    if settings.workers > 1:
+        asyncio.run(_supervise(folder, settings, as_json, quiet))
+    else:
+        run(_serve(folder, settings, as_json))
 
 
 async def _serve(folder: Path, settings: Settings, as_json: bool) -> None:
     manager = Manager()
-    stopping = _on_stop()
+    stopping = on_stop()
     async with Backend(folder, settings) as backend:
         ports = backend.ports
         status = "devices on " + ", ".join(f"{key} {number}" for key, number in ports.items())
         _on_reload(backend, manager, status)
-        # What start-up made stays; messages come and go without cycles, so the collector
-        # may look less often than every 700 allocations.
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 20)
+        keep_what_is_made()
         _say_ready(ports, as_json)
         manager.ready(status)
         await stopping.wait()
@@ -68,22 +77,22 @@ async def _serve(folder: Path, settings: Settings, as_json: bool) -> None:
     faulthandler.cancel_dump_traceback_later()
 
 
-def _on_stop() -> asyncio.Event:
-    """Return what is set by SIGTERM and SIGINT."""
-    stopping = asyncio.Event()
+async def _supervise(folder: Path, settings: Settings, as_json: bool, quiet: bool) -> None:
+    stopping = on_stop()
+    supervisor = Supervisor(folder, settings, as_json, quiet)
+    await supervisor.start()
     loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
 
-    def stop() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # The second one is the kernel's to obey: it ends a loop that hangs, too. What was
-            # acknowledged is on the disk.
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-        stopping.set()
+    def reload() -> None:
+        task = loop.create_task(supervisor.reload())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    return stopping
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    _say_ready(supervisor.ports, as_json, settings.workers)
+    await stopping.wait()
+    await supervisor.stop()
 
 
 def _on_reload(backend: Backend, manager: Manager, status: str) -> None:
@@ -104,29 +113,12 @@ def _on_reload(backend: Backend, manager: Manager, status: str) -> None:
     loop.add_signal_handler(signal.SIGHUP, start)
 
 
-def _say_ready(ports: dict[str, int], as_json: bool) -> None:
+def _say_ready(ports: dict[str, int], as_json: bool, workers: int = 1) -> None:
     if as_json:
         click.echo(json.dumps({"event": "ready", **ports}))
         return
     enrol = f", claims on TCP port {ports['enrol_port']}" if "enrol_port" in ports else ""
     web = f", HTTP on TCP port {ports['web_port']}" if "web_port" in ports else ""
     devices = f"TLS on TCP port {ports['tls_port']}, DTLS on UDP port {ports['dtls_port']}"
-    click.echo(f"ready: {devices}{enrol}{web}")
-
-
-def use_all_files() -> None:
-    """Let this process have as many files open as it may: each TLS session is one of them."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:  # a unit with limits of its own may forbid the call
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run on uvloop, which takes twice as many handshakes a second as asyncio's loop."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        asyncio.run(work)
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work)
+    by = f" ({workers} workers)" if workers > 1 else ""
+    click.echo(f"ready{by}: {devices}{enrol}{web}")

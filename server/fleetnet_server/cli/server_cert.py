@@ -15,7 +15,7 @@ from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.expiry import devices_without_pin
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.opening import open_store
 
 # How many devices a refusal names before it counts the rest.
 _NAMED = 20
@@ -102,7 +102,7 @@ def _check_devices(folder: Path, settings: Settings, keys: ServerKeys) -> None:
     pins = keys.pins()
     if len(pins) < 2:
         return  # renew() says what to do
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         lacking = devices_without_pin(store, pins[1], keys.next_made_ms)
     if lacking:
         more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
@@ -115,7 +115,7 @@ def _check_devices(folder: Path, settings: Settings, keys: ServerKeys) -> None:
 def _audit(folder: Path, settings: Settings, keys: ServerKeys, key_changed: bool) -> None:
     action = "server-key-changed" if key_changed else "server-certificate-renewed"
     detail = {"serial": f"{keys.serial:x}", "hosts": list(keys.hosts)}
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         store.transact(lambda connection: add_audit(connection, actor(), action, None, detail))
 
 

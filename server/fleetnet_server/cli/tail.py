@@ -37,7 +37,7 @@ def _follow(
     folder: Path, devices: tuple[str, ...], channels: tuple[str, ...], from_start: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    path = load_settings(folder).store_path(folder)
+    path = load_settings(folder).store_place(folder)
     device_names(path, devices)  # a misspelt one would be waited for in vain
     if is_surely_idle(folder):
         click.echo(

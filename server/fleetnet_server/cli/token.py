@@ -10,7 +10,7 @@ from fleetnet_server.cli.durations import Duration
 from fleetnet_server.cli.output import format_time, print_json, print_table
 from fleetnet_server.config import load_settings
 from fleetnet_server.identity.scopes import READ, SCOPES
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.opening import open_store
 from fleetnet_server.store.tokens import TokenTable
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -45,7 +45,7 @@ def add(
     expires_ms = None
     if expires_s is not None:
         expires_ms = time.time_ns() // 1_000_000 + round(1000 * expires_s)
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         made = TokenTable(store).add(name, scopes, actor(), expires_ms)
     if as_json:
         print_json(
@@ -60,7 +60,7 @@ def add(
 @click.pass_obj
 def list_tokens(folder: Path, as_json: bool) -> None:
     """List the tokens by name; never the tokens themselves."""
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         found = TokenTable(store).all()
     if as_json:
         print_json([one._asdict() | {"scopes": sorted(one.scopes)} for one in found])
@@ -85,7 +85,7 @@ def list_tokens(folder: Path, as_json: bool) -> None:
 @click.pass_obj
 def revoke(folder: Path, name: str, as_json: bool) -> None:
     """Refuse token NAME from now on."""
-    with SqliteStore(load_settings(folder).store_path(folder)) as store:
+    with open_store(load_settings(folder).store_place(folder)) as store:
         TokenTable(store).revoke(name, actor())
     if as_json:
         print_json({"name": name, "revoked": True})

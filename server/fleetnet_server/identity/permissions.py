@@ -59,7 +59,7 @@ def loose_keys(folder: Path) -> list[tuple[Path, int]]:
 
 def _private_files(folder: Path) -> list[Path]:
     found = [p for p in folder.iterdir() if p.name.endswith(_STORE_SUFFIXES)]
-    found.extend(p for p in folder.iterdir() if p.suffix == ".key")
+    found.extend(p for p in folder.iterdir() if p.suffix in (".key", ".password"))
     for name in _PRIVATE:
         found.extend(_reachable(folder / name))
     return sorted(path for path in found if path.suffix != ".pem" or "key" in path.name)

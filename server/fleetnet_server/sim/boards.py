@@ -15,6 +15,7 @@ from fleetnet_server.sim.interpreters import (
     micropythons,
 )
 from fleetnet_server.sim.wire import Address
+from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.query import query
 
 _PATIENCE_S = 60.0
@@ -68,7 +69,7 @@ class Boards:
             if process.stdin is not None:
                 process.stdin.close()
 
-    def summary(self, store: Path | None, since_ms: int) -> dict[str, Any] | None:
+    def summary(self, store: StorePlace | None, since_ms: int) -> dict[str, Any] | None:
         """Return counts of all of them; ``stored`` is None without a store to compare with."""
         if not self._bundles:
             return None

@@ -22,7 +22,7 @@ from fleetnet_server.identity.authority import Authority, Issued
 from fleetnet_server.identity.files import replace_file
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.bulk import register
-from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store.opening import open_store
 
 _ACTOR = "sim"
 
@@ -51,7 +51,7 @@ def make_bundles(
         "pins": ServerKeys(folder).pins(),
     }
     path = bundles_path(folder)
-    with SqliteStore(settings.store_path(folder)) as store:
+    with open_store(settings.store_place(folder)) as store:
         kept = _kept(path, head)
         if not all(store.lookup(line["name"]) for line in kept):
             kept = []  # another store, or somebody removed some

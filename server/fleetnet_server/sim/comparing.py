@@ -1,14 +1,15 @@
 """Comparing what the devices say with what the store has: nothing lost, nothing twice."""
 
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import apsw
-
 from fleetnet_server.errors import StoreError
-from fleetnet_server.store.query import search, snapshot
+from fleetnet_server.store.places import PostgresPlace, StorePlace
+from fleetnet_server.store.query import FAR_FUTURE, Reading, search, snapshot
+
+_Find = Callable[[str, int], Iterator[Reading]]
 
 # Devices without a date are dated by the server; theirs may be off by what a reboot takes.
 _MARGIN_MS = 3_600_000
@@ -30,24 +31,39 @@ class Comparison(NamedTuple):
     kept: int
 
 
-def compare(store: Path, accounts: Iterable[list[Any]], since_ms: int) -> Comparison:
+def compare(store: StorePlace, accounts: Iterable[list[Any]], since_ms: int) -> Comparison:
     """Compare accounts (Unit.account) with the readings of channel "count" since ``since_ms``.
 
     Raises:
         StoreError, StoreUnavailable.
     """
     total = Comparison(0, 0, 0, 0)
-    with snapshot(store) as connection:
+    with _searching(store) as find:
         # One device after another: a search over all of them opens them all at once.
         for account in accounts:
-            one = _of_device(account, _numbers(connection, account[0], since_ms - _MARGIN_MS))
+            one = _of_device(account, _numbers(find, account[0], since_ms - _MARGIN_MS))
             total = Comparison(*(a + b for a, b in zip(total, one, strict=True)))
     return total
 
 
-def _numbers(connection: apsw.Connection, device: str, start_ms: int) -> Counter[int]:
+@contextmanager
+def _searching(store: StorePlace) -> Iterator[_Find]:
+    """Give a search by device and first time, of one moment of the store."""
+    if isinstance(store, PostgresPlace):
+        from fleetnet_server.store.postgres import reading, selecting
+
+        with reading.snapshot(store) as reader:
+            yield lambda device, start_ms: selecting.search(
+                reader, device, "count", start_ms, FAR_FUTURE, False
+            )
+        return
+    with snapshot(store) as connection:
+        yield lambda device, start_ms: search(connection, device, "count", start_ms)
+
+
+def _numbers(find: _Find, device: str, start_ms: int) -> Counter[int]:
     try:
-        found = search(connection, device, "count", start_ms)
+        found = find(device, start_ms)
         return Counter(each.value for each in found if isinstance(each.value, int))
     except StoreError:
         return Counter()  # not registered: the store has nothing of it

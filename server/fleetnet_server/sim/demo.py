@@ -26,8 +26,8 @@ from fleetnet_server.sim.interpreters import (
     micropythons,
 )
 from fleetnet_server.sim.server import OwnServer
+from fleetnet_server.store.opening import open_store
 from fleetnet_server.store.query import query
-from fleetnet_server.store.sqlite import SqliteStore
 
 # How many seconds of the demo a device needs at most to flush and say good-bye.
 _PATIENCE_S = 45
@@ -115,7 +115,7 @@ class Demo:
         settings = load_settings(self.folder).model_copy(
             update={key: ports[key] for key in ("tls_port", "dtls_port")}
         )
-        with SqliteStore(settings.store_path(self.folder)) as store:
+        with open_store(settings.store_place(self.folder)) as store:
             for index in range(2 * self.per_transport):
                 transport = "tls" if index < self.per_transport else "dtls"
                 interpreter, version = found[index % len(found)]
@@ -154,7 +154,7 @@ class Demo:
 
     def _count(self) -> None:
         by_name = {device.name: device for device in self.devices}
-        for reading in query(load_settings(self.folder).store_path(self.folder)):
+        for reading in query(load_settings(self.folder).store_place(self.folder)):
             by_name[reading.device].stored += 1
 
     async def _end(self) -> None:

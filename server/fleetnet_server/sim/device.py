@@ -51,7 +51,7 @@ class _UnsetPort:
         return int((time.monotonic() - self._began) * 1000)
 
 
-class _Impatience(Backoff):
+class Impatience(Backoff):
     """A fleet without herd control: the same short pause each time, whatever the server asks."""
 
     def after(self, lasted_ms: int, retry_after_ms: int = 0, is_refused: bool = False) -> int:
@@ -85,7 +85,7 @@ class SimDevice(Device):
         if clock_lost:
             self.clock = Clock(_UnsetPort(), self.credentials.made_ms)
         if not patient:
-            self.connection._backoff = _Impatience(port.random_bytes)
+            self.connection._backoff = Impatience(port.random_bytes)
         self.attempts = 0
         self.is_hit = False
         self._meter = meter

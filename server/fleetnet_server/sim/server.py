@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from fleetnet_server.config import Settings
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.served import find_server
-from fleetnet_server.sim.usage import Usage, usage
+from fleetnet_server.sim.usage import Usage, family_usage
 from fleetnet_server.sim.wire import Address
 
 _START_S = 30
@@ -139,7 +139,7 @@ class OwnServer:
         process = self._process
         if process is None or process.returncode is not None:
             return None
-        now = usage(process.pid)
+        now = family_usage(process.pid)
         return None if now is None else Usage(self._cpu_before + now.cpu_s, now.rss_bytes)
 
     def _note_usage(self) -> None:

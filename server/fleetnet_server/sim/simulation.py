@@ -146,7 +146,7 @@ class Simulation:
         order = self.order
         if order.folder is not None and order.settings is not None:
             since_ms = order.plan.history_ms or self._since_ms
-            store = order.settings.store_path(order.folder)
+            store = order.settings.store_place(order.folder)
             self.comparison = compare(store, self.load.accounts(), since_ms)
 
     def board_summary(self) -> dict[str, Any] | None:
@@ -154,7 +154,7 @@ class Simulation:
         order = self.order
         store = None
         if order.folder is not None and order.settings is not None:
-            store = order.settings.store_path(order.folder)
+            store = order.settings.store_place(order.folder)
         return self.boards.summary(store, self._since_ms) if self.boards is not None else None
 
     def _limit_s(self) -> float:

@@ -40,6 +40,23 @@ def usage(pid: int | str = "self") -> Usage | None:
     return Usage(ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE"))
 
 
+def family_usage(pid: int) -> Usage | None:
+    """Return the same for a process and its children: a server may have workers."""
+    own = usage(pid)
+    if own is None:
+        return None
+    found = [own]
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        child = usage(path.name) if int(fields[1]) == pid else None
+        if child is not None:
+            found.append(child)
+    return Usage.sum(found)
+
+
 def allow_files(needed: int, what: str, remedy: str) -> None:
     """Raise this process's limit of open files as far as it goes; its children inherit it.
 

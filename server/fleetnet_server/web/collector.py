@@ -18,7 +18,7 @@ from fleetnet_server.core.events import KINDS
 from fleetnet_server.core.presence import HANDSHAKE_REASONS
 from fleetnet_server.web.auth import Gate
 from fleetnet_server.web.looked_up import LookedUp
-from fleetnet_server.web.ports import Bridge, Running
+from fleetnet_server.web.ports import Bridge, Node, Running, Workers
 from fleetnet_server.web.requests import Lag, Requests
 
 _LINKS = ("tls", "dtls")
@@ -60,6 +60,10 @@ class Collector:
         yield from self._services()
         if self._running.bridge is not None:
             yield from mqtt_metrics(self._running.bridge)
+        if self._running.workers is not None:
+            yield from worker_metrics(self._running.workers)
+        if self._running.node is not None:
+            yield from node_metrics(self._running.node, self._running)
         yield from self._http()
 
     def _sessions(self) -> Iterator[Metric]:
@@ -140,7 +144,8 @@ class Collector:
         yield _number(
             "fleetnet_store_free_bytes", "Room on the store's disk.", self._looked_up.free_bytes
         )
-        lost = self._running.audit.lost
+        workers = self._running.workers
+        lost = self._running.audit.lost + (workers.audit_lost if workers is not None else 0)
         yield _counter("fleetnet_audit_rows_lost", "Rows of the audit log without room.", lost)
 
     def _certificates(self) -> Iterator[Metric]:
@@ -214,6 +219,35 @@ def mqtt_metrics(bridge: Bridge) -> Iterator[Metric]:
         ("requests", "MQTT requests by how they ended.", "state", counters.requests),
     ):
         yield _counters(f"fleetnet_mqtt_{name}", text, values, label)
+
+
+def worker_metrics(workers: Workers) -> Iterator[Metric]:
+    """Yield what differs between workers; all other numbers are sums over them."""
+    states = {str(number): state for number, state in enumerate(workers.states())}
+    up = {number: int(state.is_up) for number, state in states.items()}
+    yield _gauge("fleetnet_worker_up", "1: it has told of itself.", up, "worker")
+    sessions = {number: state.sessions for number, state in states.items()}
+    yield _gauge("fleetnet_worker_sessions", "Sessions of a worker.", sessions, "worker")
+    for name, text, values in (
+        ("restarts", "Starts after its end.", {n: s.restarts for n, s in states.items()}),
+        ("messages_received", "Messages.", {n: s.received for n, s in states.items()}),
+        ("cpu_seconds", "Time of a core.", {n: s.cpu_s for n, s in states.items()}),
+    ):
+        yield _counters(f"fleetnet_worker_{name}", text, values, "worker")
+
+
+def node_metrics(node: Node, running: Running) -> Iterator[Metric]:
+    """Yield how a server stands among those at one database."""
+    yield _gauge("fleetnet_node_up", "1, with the server's name.", {node.name: 1}, "node")
+    yield _number("fleetnet_nodes", "Servers at the database that run.", node.alive)
+    leads = int(node.leads())
+    yield _number("fleetnet_node_leads", "1: it does what one does for all.", leads)
+    text = "Age of the registry that it goes by."
+    yield _number("fleetnet_replica_lag_seconds", text, node.lag_s)
+    lost = running.sessions.entering.taken_count
+    yield _counter("fleetnet_leases_lost", "Sessions that went on at another server.", lost)
+    text = "Messages that devices send again to another server."
+    yield _counter("fleetnet_messages_left_to_others", text, running.router.lost)
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

@@ -28,7 +28,7 @@ async def call(
     device = await running.views.run(running.views.device, name)
     if device is None:
         raise unknown(name)
-    if wanted.expires_s is None and not running.commands.is_ready(device.id):
+    if wanted.expires_s is None and not await running.commands.is_ready(device.id):
         raise ProblemError(
             409,
             f"device {name!r} is not connected, or its program has no commands: "

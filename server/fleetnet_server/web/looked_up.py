@@ -68,9 +68,12 @@ class LookedUp:
 
     def _look_at_files(self) -> None:
         running = self._running
-        path = running.settings.store_path(running.folder)
-        self.bytes = {"main": _size(path), "wal": _size(path.with_name(path.name + "-wal"))}
-        self.free_bytes = shutil.disk_usage(path.parent).free
+        path = running.settings.store_place(running.folder)
+        where = running.folder  # of the blobs; a database of PostgreSQL is watched by its own tools
+        if isinstance(path, Path):
+            self.bytes = {"main": _size(path), "wal": _size(path.with_name(path.name + "-wal"))}
+            where = path.parent
+        self.free_bytes = shutil.disk_usage(where).free
 
 
 def _size(path: Path) -> int:

@@ -53,6 +53,7 @@ class Connection(Document):
     lost: int = Field(description="messages that the device gave up")
     lag_ms: int | None = Field(description="age of the newest reading when it arrived")
     via: str = Field(description="the hub that it came through, or empty")
+    node: str = Field("", description="which of several servers has it, or empty")
 
 
 class Device(Document):

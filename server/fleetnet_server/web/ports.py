@@ -256,6 +256,48 @@ class Bridge(Protocol):
     def behind(self) -> int: ...
 
 
+class WorkerState(Protocol):
+    """One worker of `fleetnet serve --workers` (workers/mirrors.py)."""
+
+    @property
+    def is_up(self) -> bool: ...
+
+    @property
+    def sessions(self) -> int: ...
+
+    @property
+    def received(self) -> int: ...
+
+    @property
+    def cpu_s(self) -> float: ...
+
+    @property
+    def restarts(self) -> int: ...
+
+
+class Workers(Protocol):
+    """All workers (workers/mirrors.py)."""
+
+    restarts: list[int]
+    audit_lost: int
+
+    def states(self) -> Sequence[WorkerState]: ...
+
+
+class Node(Protocol):
+    """This server among several at one database (node.py)."""
+
+    name: str
+
+    @property
+    def alive(self) -> int: ...
+
+    @property
+    def lag_s(self) -> float: ...
+
+    def leads(self) -> bool: ...
+
+
 class AuditCounter(AuditLog, Protocol):
     """The audit log, with the rows that found no room."""
 
@@ -289,6 +331,12 @@ class Running(Protocol):
 
     @property
     def bridge(self) -> Bridge | None: ...
+
+    @property
+    def workers(self) -> Workers | None: ...
+
+    @property
+    def node(self) -> Node | None: ...
 
     commands: Commands
     configs: Configs

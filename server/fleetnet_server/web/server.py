@@ -36,6 +36,8 @@ def problems_of(running: Running) -> list[str]:
         found.append("the server is stopping")
     if not running.writer.is_available:
         found.append("the store cannot be written: see the server's log")
+    if running.sessions.entering.is_shut:
+        found.append("the store is away: devices are sent to other servers")
     if running.router.is_shut:
         found.append("the store is behind: devices wait")
     return found

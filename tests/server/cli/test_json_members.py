@@ -80,7 +80,10 @@ RUN: dict[str, tuple[str, ...]] = {
     "store show": (),
     "store backup": ("{tmp}/backup",),
     "store restore": ("{tmp}/backup",),
+    "store migrate": (),
     "sim": ("--devices", "2", "--seconds", "0.2"),
+    "plan size": ("1000",),
+    "plan storm": ("100",),
     "query": (),
     "export": ("{tmp}/x.csv",),
     "plot": ("cam-1", "temp"),
@@ -102,11 +105,14 @@ ELSEWHERE = {
     "hub cert": "a flat CA: test_hub.py",
     "mqtt check": "a broker: test_mqtt.py",
     "serve": "it has no end: tests/end_to_end/",
+    "store copy": "PostgreSQL: test_store_copy.py",
+    "store roles": "PostgreSQL: test_store_postgres.py",
     "tail": "it has no end: test_commands.py",
 }
 # What needs no fleet, or makes it.
 WITHOUT_FLEET = (
     "init", "device package", "cert inspect", "cert convert", "cert self-signed", "store restore",
+    "plan size", "plan storm",
 )  # fmt: skip
 # A fleet that lacks what they do.
 _BEFORE: dict[str, tuple[tuple[str, ...], ...]] = {

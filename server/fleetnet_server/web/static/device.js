@@ -131,6 +131,7 @@ function factsOf(device) {
   const seen = connection.last_seen_ms ?? device.last_message_ms;
   const rows = [
     ["Transport", connection.via ? `via ${connection.via}` : connection.link ? connection.link.toUpperCase() : "–"],
+    ...(connection.node ? [["Server", connection.node]] : []),
     ["Address", connection.address || "–"],
     ["Last seen", seen === null ? "never" : isOnline ? "now" : agoText(seen), seen === null ? null : dateText(seen)],
     [isOnline ? "Online for" : "Away for", connection.since_ms === null ? "–" : agoText(connection.since_ms).replace(" ago", ""),

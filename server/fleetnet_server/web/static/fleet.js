@@ -201,6 +201,8 @@ function updateRow(node, row) {
   setText(seen, row.last_seen_ms === null ? "never" : connection.state === "online" ? agoShort(row.last_seen_ms) : agoText(row.last_seen_ms));
   seen.title = row.last_seen_ms === null ? "" : dateText(row.last_seen_ms);
   setText(link, connection.via ? `via ${clean(connection.via, 80)}` : clean(connection.link.toUpperCase(), 12) || "–");
+  link.title = connection.node ? `at server ${connection.node}` : "";
+  if (connection.node) setText(link, `${link.textContent} · ${clean(connection.node, 64)}`);
   setText(expires, row.expires_ms === null ? "–" : untilText(row.expires_ms));
   expires.title = row.expires_ms === null ? "" : dateText(row.expires_ms);
   expires.className = `col-expires level-${row.expires_level}`;
