@@ -8,12 +8,13 @@
 #   make proof                 200 devices on certificates of 20 s, for 6 minutes: nothing is lost;
 #                              5,000 devices whose server restarts; one device among many; a day
 #                              of 1,000 devices through every command
+#   make proof-cluster         three nodes, PostgreSQL, a broker, in network namespaces; as root
 #   make style | types | imports | unit    one check of make test alone
 #   make clean                 remove what the builds and tests made (distclean: the set-up too)
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench proof style types imports unit clean distclean setup-demo setup-test setup-bench
+.PHONY: help demo test bench proof proof-cluster style types imports unit clean distclean setup-demo setup-test setup-bench
 unexport SECONDS
 
 STRICT ?=
@@ -37,9 +38,14 @@ bench: setup-bench
 
 proof: setup-test
 	@.venv/bin/python tests/proof/storm.py
+	@.venv/bin/python tests/proof/storm_model.py
 	@.venv/bin/python tests/proof/day.py
 	@.venv/bin/python tests/proof/fairness.py
 	@exec .venv/bin/python tests/proof/rotation.py $(ARGS)
+
+proof-cluster: setup-test
+	@.venv/bin/python tests/proof/cluster.py $(ARGS)
+	@.venv/bin/python tests/proof/cluster.py --bad
 
 style types imports unit: setup-test
 	@$(CHECKS) $@ $(if $(ARGS),-- $(ARGS))

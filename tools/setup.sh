@@ -40,7 +40,11 @@ apt_install() {
     }
 }
 
-on_path() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null; }
+# Debian has some in a folder that a user's PATH lacks, PostgreSQL in one for each version.
+on_path() {
+    local postgres=(/usr/lib/postgresql/*/bin) IFS=:
+    PATH=$PATH:/usr/sbin:/sbin:${postgres[*]} command -v "$1" >/dev/null
+}
 
 debian_tool() {
     local program=$1 package=$2
@@ -80,6 +84,8 @@ debian_tools() {
     debian_tool systemd-analyze systemd
     debian_tool mosquitto_sub mosquitto-clients
     debian_tool promtool prometheus
+    debian_tool nginx nginx-core
+    debian_tool initdb postgresql
     debian_tool chromium chromium
     debian_tool curl curl
     [ "$target" != bench ] || debian_tool coap-server-openssl libcoap3-bin

@@ -23,7 +23,7 @@ from fleets import make_fleet  # noqa: E402
 from processes import cores  # noqa: E402
 from rows import DEVICES, Bench  # noqa: E402
 
-_ROWS = ("bounds", "P1", "P2", "P3", "P4", "P5", "P7", "P8", "P13", "MQTT")
+_ROWS = ("bounds", "P1", "P2", "P3", "P4", "P5", "P7", "P8", "P13", "MQTT", "POSTGRES")
 
 
 def main() -> int:
@@ -49,6 +49,7 @@ def main() -> int:
             "bounds": bench.bounds, "P1": bench.p1, "P2": bench.p2, "P3": bench.p3,
             "P4": bench.p4, "P5": bench.p5, "P7": bench.p7, "P8": bench.p8_p9,
             "P12": bench.p12, "P13": bench.p13, "MQTT": bench.mqtt,
+            "POSTGRES": bench.postgres,
         }  # fmt: skip
         for row in wanted:
             try:

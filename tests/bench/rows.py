@@ -130,6 +130,28 @@ class Bench:
                 "ours": ours._asdict(), **{str(key): one._asdict() for key, one in peers.items()}
             }  # fmt: skip
 
+    def postgres(self) -> None:
+        """Commits into PostgreSQL, beside a bare COPY and beside SQLite."""
+        try:
+            import postgres_ingest
+        except ImportError as error:
+            self.table.note(f"POSTGRES: {error}: pip install 'fleetnet[postgres]' pytest")
+            return
+        if not postgres_ingest.is_there():
+            self.table.note("POSTGRES: postgresql is not installed")
+            return
+        for readings, style in ((20, "numbers"), (20, "text"), (1, "numbers")):
+            rates = postgres_ingest.measure(self.seconds, readings, style)
+            what = f"commits into PostgreSQL, {readings} a message, {style}"
+            target = 100_000 if (readings, style) == (20, "numbers") else None
+            for name, peer in (("bare COPY of the same rows", rates.bare),
+                               ("SQLite, the same batches", rates.sqlite)):
+                self.table.add(
+                    Row("POSTGRES", what, rates.ours, "readings/s", target, peer=peer,
+                        peer_name=name)
+                )  # fmt: skip
+            self.table.details[f"POSTGRES {readings} {style}"] = rates._asdict()
+
     def p4(self) -> None:
         """Full mutual handshakes."""
         unit = "handshakes/core-s"

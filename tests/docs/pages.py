@@ -46,6 +46,14 @@ def spans() -> Iterator[Line]:
                     yield Line(path.name, 0, number, span)
 
 
+def blocks(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (its number, text) of each fenced shell block of a page."""
+    texts = path.read_text(encoding="utf-8").splitlines()
+    for number, first, last in _blocks(texts):
+        if texts[number - 1].strip() in _SHELL:
+            yield number, "\n".join(texts[first:last])
+
+
 def _joined(texts: list[str]) -> Iterator[tuple[int, int, str]]:
     """Yield (where its block begins, its number, text) of each line of a shell block."""
     number = 0

@@ -34,6 +34,9 @@ EXCEPT = {
     "fleetnet sim --server": "a server on another machine; tests/end_to_end/test_sim.py",
 }  # fmt: skip
 
+# Pages that run in a test of their own.
+ELSEWHERE = {"postgres.md": "needs PostgreSQL; test_postgres_page.py"}
+
 # Lines that end otherwise than with 0, as their page says.
 CODES = {
     "fleetnet check": (0, 1),  # a fleet whose folder anybody may read has warnings
@@ -62,7 +65,7 @@ _SERVED = r"(fleetnet|fleet) (call|doctor|check|config|audit|psk|device|ca|cert 
 _MAKES = r"(?:psk add|device claim|device add) (\S+)"
 
 LINES = list(lines())
-BLOCKS = sorted({(one.page, one.block) for one in LINES})
+BLOCKS = sorted({(one.page, one.block) for one in LINES if one.page not in ELSEWHERE})
 
 
 def exception_of(text: str) -> str:

@@ -22,7 +22,7 @@ MOST_EXPOSED = 1.5
 
 def program(name: str) -> str:
     """A program that `make test` installs: Debian's, or beside this Python's own."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:{Path(sys.executable).parent}")
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:{Path(sys.executable).parent}")
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found
