@@ -44,6 +44,9 @@ class Mosquitto:
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         doors = "" if pki is None else self._doors(pki)
+        self._ports = [self.plain]
+        if pki is not None:
+            self._ports += [self.password, self.mutual, self.psk]
         # Without `user` a mosquitto that root started could not read these files.
         (folder / "mosquitto.conf").write_text(
             f"""per_listener_settings true
@@ -94,16 +97,18 @@ use_identity_as_username true
         return (self.folder / "mosquitto.log").read_text(errors="replace")
 
     def start(self) -> None:
-        """Start it and wait until it listens."""
+        """Start it and wait until it listens at every port."""
         assert MOSQUITTO is not None
         self._process = subprocess.Popen(
             [MOSQUITTO, "-c", str(self.folder / "mosquitto.conf")],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         deadline = time.monotonic() + PATIENCE_S
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection((HOST, self.plain), 1):
-                return
+        closed = list(self._ports)
+        while closed:
+            with contextlib.suppress(OSError), socket.create_connection((HOST, closed[0]), 1):
+                closed.pop(0)
+                continue
             assert self._process.poll() is None, "mosquitto ended: see mosquitto.log"
             assert time.monotonic() < deadline, "mosquitto does not listen"
             time.sleep(0.02)
