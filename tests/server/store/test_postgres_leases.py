@@ -202,6 +202,29 @@ async def test_a_node_hears_that_it_lost_a_device(place: PostgresPlace) -> None:
     assert lost == [1]
 
 
+async def test_a_lease_that_is_taken_before_its_session_begins_is_told(
+    place: PostgresPlace,
+) -> None:
+    """The other node's word comes between the COMMIT and the note that it is held here."""
+    one, two = Node(place, "one"), Node(place, "two")
+    with opened(one, two):
+        lost = asyncio.Event()
+        leases = one.store._leases
+        assert leases is not None
+        leases.on_lost = lambda device: lost.set() if device == 1 else None
+
+        class Held(dict):  # type: ignore[type-arg]
+            def update(self, fences):  # type: ignore[no-untyped-def]
+                two.begin()
+                leases.heard(1, 2, "two")
+                super().update(fences)
+
+        leases._held = Held()
+        await leases.begin(1, EPOCH, ABOUT)
+        async with asyncio.timeout(PATIENCE_S):
+            await lost.wait()
+
+
 async def test_no_session_begins_while_the_server_is_away(
     postgres: PostgresServer, place: PostgresPlace
 ) -> None:

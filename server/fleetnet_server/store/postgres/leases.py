@@ -341,6 +341,8 @@ class Leases:
                 connection.execute("SET LOCAL synchronous_commit = on")
         with self._lock:
             self._held.update(fences)
+        # Another node may have taken one since, and said so when nothing was held here yet.
+        self._doubt([device for device, _fence in fences])
         return as_begun(ids, numbers, marks, offsets)
 
     def _wanted(self, here: list[_Asked]) -> tuple[Any, ...]:
