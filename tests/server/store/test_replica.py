@@ -275,7 +275,7 @@ def test_a_node_that_was_away_for_too_long_loads_everything(
             nodes.prune(connection)
         assert database.read("SELECT count(*) FROM changes") == [(0,)]
         blocked.set()
-        wait_until(lambda: replica.loads == 2, "a load")
+        wait_until(lambda: replica.loads >= 2, "a load")
         assert replica.read("SELECT name FROM devices") == [("cam",)]
         rows = replica.read("SELECT action FROM audit WHERE id > 2 ORDER BY id")
         assert rows == [("three",), ("four",)]
