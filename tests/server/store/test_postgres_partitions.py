@@ -3,15 +3,19 @@
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from psycopg.errors import LockNotAvailable
 
 from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import partitions
+from fleetnet_server.store.postgres.connect import connect
 from fleetnet_server.store.postgres.partitions import Partitions
+from fleetnet_server.store.postgres.reading import snapshot
 from fleetnet_server.store.postgres.schema_messages import DAY_MS
 from fleetnet_server.store.postgres.schema_readings import WEEK_MS
-from fleetnet_server.store.postgres.selecting import query
+from fleetnet_server.store.postgres.selecting import query, search
 from server.store.postgres_server import PostgresServer
 from server.store.postgres_world import NOW, Node, empty, rows
 
@@ -119,3 +123,17 @@ def test_nobody_waits_for_a_week_that_is_refused(
         assert rows(place, make, FAR, FAR + WEEK_MS) == [(False,)]
     found = rows(place, "SELECT indexdef FROM pg_indexes WHERE tablename = 'readings_default'")
     assert any(one.endswith("USING btree (t)") for (one,) in found)
+
+
+def test_a_search_misses_nothing_that_moves_to_a_new_partition(
+    node: Node, place: PostgresPlace
+) -> None:
+    """The partition is made between the first question of a search and those for readings."""
+    put(node, 1, FAR, 3)
+    make = "SELECT fleetnet_make_partition('readings', %s, %s, 10)"
+    with snapshot(place) as searching, connect(place) as mover:
+        searching.execute("SELECT 1 FROM devices")
+        with suppress(LockNotAvailable):
+            mover.execute(make, (FAR, FAR + WEEK_MS))
+        found = search(searching, "cam-1", None, FAR, FAR + WEEK_MS - 1, False)
+        assert [one.unix_ms for one in found] == [FAR, FAR + 1, FAR + 2]

@@ -12,6 +12,7 @@ from fleetnet_server.store.postgres import migrations
 from fleetnet_server.store.postgres.connect import connect, explained
 from fleetnet_server.store.postgres.copy_rows import as_json
 from fleetnet_server.store.postgres.dialect import translate
+from fleetnet_server.store.postgres.reading import BEGIN_SNAPSHOT
 from fleetnet_server.store.postgres.schema_cluster import NOW_MS
 
 # A node says that it lives every 2 s; one that has been silent for longer has ended.
@@ -97,7 +98,7 @@ class PgSide:
     def freeze(self) -> None:
         """Read what is there now."""
         with self.explained("read"):
-            self.raw.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self.raw.execute(BEGIN_SNAPSHOT)
 
     def thaw(self) -> None:
         """End what ``freeze`` began."""

@@ -32,7 +32,12 @@ STATEMENT_S = 30
 # Rows of one fetch: 100 KB of readings.
 _FETCH_ROWS = 2000
 _numbers = count(1)
-_BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# The snapshot comes with the first question behind the locks. Before them, rows that leave DEFAULT
+# for a new partition would be in neither: deleted for the plan, and not yet there for the snapshot.
+BEGIN_SNAPSHOT = (
+    "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+    " LOCK TABLE messages, readings IN ACCESS SHARE MODE"
+)
 
 # The first window, and how the next ones grow: one of few rows is mostly overhead, one of many
 # is sorted on the database's disk.
@@ -105,7 +110,7 @@ def _begun(place: PostgresPlace) -> "PgReader":
     psycopg = load_psycopg()
     while (rested := idle.take(place)) is not None:
         try:
-            rested.execute(_BEGIN)
+            rested.execute(BEGIN_SNAPSHOT)
         except psycopg.Error:
             rested.close()
         else:
@@ -113,7 +118,7 @@ def _begun(place: PostgresPlace) -> "PgReader":
     connection = open_reader(place)
     try:
         with reading(place):
-            connection.execute(_BEGIN)
+            connection.execute(BEGIN_SNAPSHOT)
     except BaseException:
         connection.close()
         raise
