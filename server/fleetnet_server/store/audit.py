@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fleetnet_server.store.fleet_store import MAX_AUDIT
 from fleetnet_server.store.ports import Readable, Store
-from fleetnet_server.store.sqlite import MAX_AUDIT
 
 # The same again and again (a device that was disabled, a scanner) is one row in this time.
 PERIOD_S = 60.0

@@ -7,7 +7,6 @@ knows which of them has which device (serving.py).
 
 import asyncio
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from fleetnet_server.core.ports import Committed, SessionAbout, SessionStart
 from fleetnet_server.core.relay_ports import Relayed
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.store import channel
+from fleetnet_server.store.fleet_store import Deferred, FleetStore
 from fleetnet_server.store.remote_line import StoreLine
-from fleetnet_server.store.sqlite import AuditRow, SqliteStore
+from fleetnet_server.store.sqlite import SqliteStore
 
 # A commit of a good disk takes 10 ms. One that takes longer than this is said to be late, as
 # /readyz and the log have it; it is waited for all the same.
@@ -28,17 +28,12 @@ _LATE_S = 3.0
 _AGAIN_S = 0.05
 
 
-class RemoteMessages:
+class RemoteMessages(FleetStore):
     """Sessions and commits of one worker; its Writer calls ``commit`` on its own thread.
 
     Half of a class: the other half is the store that is read and changed here.
     """
 
-    # Of the other half.
-    _gaps: list[tuple[int, int, int, int, int, int]]
-    _audit: list[AuditRow]
-    _offsets: dict[tuple[int, int], int]
-    _deferring: threading.Lock
     on_lost: Callable[[int], None] | None = None
 
     def use_line(self, folder: Path, line: StoreLine, worker: int) -> None:
@@ -57,7 +52,7 @@ class RemoteMessages:
         self._frames = channel.Frames()
         self._number = 0
         self._asked: Sequence[Message] | None = None
-        self._sent: tuple[int, int, list[tuple[tuple[int, int], int]]] = (0, 0, [])
+        self._sent = Deferred((), (), {})
         line.leases = self.leases
         line.on_lost = self._has_lost
 
@@ -100,38 +95,24 @@ class RemoteMessages:
             StoreUnavailable: the store process is away, or late. The batch may have been stored:
                 commit it again, and what is stored already is no message twice.
         """
-        gaps, audit = self._gaps[:], self._audit[:]
-        offsets = list(self._offsets.items())
+        waited = self._waiting()
         try:
             if self._asked is not batch or self._sock is None:
                 self._asked = None
                 self._number += 1
-                boots = [(*boot, offset) for boot, offset in offsets]
-                self._ask(self._commit_of(batch, gaps, boots, audit))
+                self._ask(self._commit_of(batch, waited))
                 self._asked = batch
-                self._sent = (len(gaps), len(audit), offsets)
+                self._sent = waited
             done = self._answer()
         except OSError as error:
             self._hang_up()
             raise StoreUnavailable(f"the store process is away ({error})") from error
         self._asked = None
-        gap_count, audit_count, offsets = self._sent
-        del self._gaps[:gap_count]
-        del self._audit[:audit_count]
-        with self._deferring:  # a newer offset that came meanwhile stays
-            for boot, offset in offsets:
-                if self._offsets.get(boot) == offset:
-                    del self._offsets[boot]
+        self._settle(self._sent)
         new = range(len(batch)) if done.new is None else done.new
         return Committed(new, frozenset(done.lost))
 
-    def _commit_of(
-        self,
-        batch: Sequence[Message],
-        gaps: list[tuple[int, int, int, int, int, int]],
-        boots: list[tuple[int, int, int]],
-        audit: list[tuple[int, str, str, str | None, str]],
-    ) -> channel.Commit:
+    def _commit_of(self, batch: Sequence[Message], waited: Deferred) -> channel.Commit:
         carriers, holders = {}, {}
         devices = set()
         for index, message in enumerate(batch):
@@ -143,7 +124,8 @@ class RemoteMessages:
         leases = {device: self._fences.get(device, (0, 0))[0] for device in devices}
         return channel.Commit(
             self._worker, self._number, list(batch), carriers, leases, holders,
-            [gap[:5] for gap in gaps], boots, audit,
+            [gap[:5] for gap in waited.gaps],
+            [(*boot, offset) for boot, offset in waited.offsets.items()], list(waited.audit),
         )  # fmt: skip
 
     def _ask(self, frame: channel.Commit) -> None:

@@ -20,7 +20,7 @@ from fleetnet_server.core.ports import SessionAbout, SessionStart
 from fleetnet_server.core.relay_ports import Relayed
 from fleetnet_server.errors import StoreError, StoreUnavailable
 from fleetnet_server.store import channel
-from fleetnet_server.store.sqlite import AuditRow
+from fleetnet_server.store.fleet_store import AuditRow
 from fleetnet_server.store.writer import Writer
 
 _log = logging.getLogger("fleetnet.store")

@@ -2,17 +2,12 @@
 
 Two connections, so that nothing on the event loop waits for a commit: the loop reads
 through one (WAL readers never block), the writer's thread writes through the other. What
-the loop must write (a new epoch, a gap, the offset of a boot) waits in memory and goes
-into the next commit, before the messages that need it.
-
-Implements fleetnet_server.identity.registry.Registry.
+the loop must write waits in memory (fleet_store.py), and so does a new epoch.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import apsw
@@ -20,7 +15,6 @@ import apsw
 from fleetnet_server.core.bodies import Message
 from fleetnet_server.core.ports import SessionAbout, SessionStart
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.identity.registry import Device
 from fleetnet_server.store import schema, streams
 from fleetnet_server.store.answers import apply_answers
 from fleetnet_server.store.batch import (
@@ -30,16 +24,11 @@ from fleetnet_server.store.batch import (
     note_carriers,
     undated_devices,
 )
-from fleetnet_server.store.registry import PROGRAM, DeviceTable
+from fleetnet_server.store.fleet_store import Deferred, FleetStore
+from fleetnet_server.store.registry import DeviceTable
 from fleetnet_server.store.trouble import unavailable
 
 Result = TypeVar("Result")
-
-# unix ms, actor, action, device, detail as JSON
-AuditRow = tuple[int, str, str, str | None, str]
-
-# Rows of the audit log that may wait for a store that is away: some 1 MB.
-MAX_AUDIT = 4096
 
 _UNAVAILABLE = (
     apsw.FullError,
@@ -54,21 +43,19 @@ _UNAVAILABLE = (
 )
 
 
-class SqliteStore:
+class SqliteStore(FleetStore):
     """One store file, open for writing.
 
     ``commit`` runs on one thread, everything else on the event loop's. What says that it
     commits waits for the disk, and for a batch under way: call it from a thread of its own
-    while a Writer runs. Use as a context manager, or call ``close``.
+    while a Writer runs.
 
     Args:
         path: the file; created when missing.
 
     Attributes:
-        on_deferred: called on the loop's thread when something waits for the next commit
-            without a message (set by Writer).
         on_lost: see MessageStore; never called, as one server alone has the file.
-        registry: its devices and certificates.
+        Others: see FleetStore.
 
     Raises:
         StoreError: another program's file, or one of a newer layout.
@@ -76,11 +63,10 @@ class SqliteStore:
     """
 
     def __init__(self, path: str | Path):
+        super().__init__()
         self.path = Path(path)
-        self.on_deferred: Callable[[], None] | None = None
         self.on_lost: Callable[[int], None] | None = None
         self._lock = threading.Lock()
-        self._deferring = threading.Lock()
         self._writable: apsw.Connection | None = None
         self._closed = False
         try:
@@ -96,64 +82,12 @@ class SqliteStore:
         self._next_epoch = 1 + int(
             self._reader.execute("SELECT coalesce(max(id), 0) FROM epochs").get
         )
-        self._offsets: dict[tuple[int, int], int] = {}
-        self._gaps: list[tuple[int, int, int, int, int, int]] = []
-        self._audit: list[AuditRow] = []
         self.registry = DeviceTable(self)
 
     @property
     def place(self) -> Path:
         """Where it is (store/places.py)."""
         return self.path
-
-    def __enter__(self) -> "SqliteStore":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    # Registry
-
-    def lookup(self, name: str) -> Device | None:
-        """Return the device of that name, None when it is not registered, or was removed."""
-        return self.registry.lookup(name)
-
-    def was_removed(self, name: str) -> bool:
-        """Say whether somebody removed a device of that name."""
-        return self.registry.was_removed(name)
-
-    def has_own_certificate(self, device_id: int) -> bool:
-        """See Registry."""
-        return self.registry.has_own_certificate(device_id)
-
-    def admit(self, name: str, state: str, serial: int, policy: str) -> None:
-        """Register a device that came by itself, and commit; see DeviceTable.admit."""
-        self.registry.admit(name, state, serial, policy)
-
-    def devices(self) -> list[Device]:
-        """Return every device by name."""
-        return self.registry.devices()
-
-    def add_device(self, name: str, actor: str = PROGRAM) -> Device:
-        """Register a device, enabled, and commit. Raises as DeviceTable.add."""
-        return self.registry.add(name, actor)
-
-    def set_enabled(self, name: str, enabled: bool) -> None:
-        """Enable or disable a device, and commit. Raises StoreError when it is unknown."""
-        self.registry.set_enabled(name, enabled)
-
-    def add_certificate(self, device_id: int, serial: int, not_after_ms: int) -> None:
-        """Note a certificate that was issued to a device, and commit."""
-        self.registry.add_certificate(device_id, serial, not_after_ms)
-
-    def revoke_certificate(self, serial: int) -> None:
-        """Refuse a certificate from now on, and commit. Raises StoreError when it is unknown."""
-        self.registry.revoke_certificate(serial)
 
     def last_received(self, device_id: int) -> int | None:
         """See Database; reads as ``read`` does."""
@@ -201,22 +135,6 @@ class SqliteStore:
             found[stream] = max(seq, found.get(stream, 0))
         return found
 
-    def note_gap(self, device_id: int, epoch_id: int, stream: int, first: int, last: int) -> None:
-        """Note that a device dropped messages ``first`` to ``last``, with the next commit."""
-        now_ms = time.time_ns() // 1_000_000
-        self._gaps.append((device_id, epoch_id, stream, first, last, now_ms))
-        self._deferred()
-
-    def set_boot(self, device_id: int, boot: int, offset_ms: int) -> None:
-        """Tell the offset (unix ms minus uptime ms) of a boot, with the next commit.
-
-        Dates the stored messages of that boot that have no date yet. A later call refines
-        the offset for later messages only.
-        """
-        with self._deferring:
-            self._offsets[(device_id, boot)] = offset_ms
-        self._deferred()
-
     def boot_offset(self, device_id: int, boot: int) -> int | None:
         """Return the offset of a boot in ms, None when it is unknown."""
         pending = self._offsets.get((device_id, boot))
@@ -227,26 +145,10 @@ class SqliteStore:
         )
         return None if row is None else int(row[0])
 
-    def defer_audit(self, row: AuditRow) -> bool:
-        """Write (unix ms, actor, action, device, detail as JSON) with the next commit.
-
-        False: MAX_AUDIT rows wait already, and this one was not taken.
-        """
-        if len(self._audit) >= MAX_AUDIT:
-            return False
-        self._audit.append(row)
-        self._deferred()
-        return True
-
-    @property
-    def audit_room(self) -> int:
-        """How many rows ``defer_audit`` would take now."""
-        return MAX_AUDIT - len(self._audit)
-
     @property
     def has_deferred(self) -> bool:
         """Something waits for the next commit."""
-        return bool(self._new_epochs or self._gaps or self._offsets or self._audit)
+        return bool(self._new_epochs) or super().has_deferred
 
     # The commit
 
@@ -262,14 +164,13 @@ class SqliteStore:
         Cost: 2 to 3 us a message of 130 B, 1,000 devices; blocks for an fsync.
         """
         with self._lock:
+            waited = self._waiting()
+            # Behind the gaps, whose epochs it then has.
             epochs = list(self._new_epochs.items())
-            gaps = self._gaps[:]
-            audit = self._audit[:]
-            offsets = list(self._offsets.items())
             try:
                 connection = self._connection()
                 connection.execute("BEGIN IMMEDIATE")
-                self._write_deferred(connection, epochs, gaps, audit)
+                self._write_deferred(connection, epochs, waited)
                 stored = insert(connection, batch)
                 new: Sequence[int] = range(len(batch))
                 if stored != len(batch):
@@ -277,8 +178,8 @@ class SqliteStore:
                 apply_answers(connection, batch)
                 note_carriers(connection, batch)
                 undated = undated_devices(batch)
-                if offsets or undated:
-                    date_messages(connection, offsets, undated, stored)
+                if waited.offsets or undated:
+                    date_messages(connection, waited.offsets.items(), undated, stored)
                 connection.execute("COMMIT")
             except _UNAVAILABLE as error:
                 self._roll_back(reopen=isinstance(error, apsw.IOError))
@@ -286,23 +187,10 @@ class SqliteStore:
             except BaseException:
                 self._roll_back(reopen=False)
                 raise
-        del self._gaps[: len(gaps)]
-        del self._audit[: len(audit)]
-        self._forget(epochs, offsets)
-        return new
-
-    def _forget(
-        self,
-        epochs: Iterable[tuple[tuple[int, bytes], int]],
-        offsets: Iterable[tuple[tuple[int, int], int]],
-    ) -> None:
-        """What was deferred is on the disk."""
+        self._settle(waited)
         for key, _number in epochs:
             del self._new_epochs[key]
-        with self._deferring:  # a newer offset that came meanwhile stays
-            for boot, offset in offsets:
-                if self._offsets[boot] == offset:
-                    del self._offsets[boot]
+        return new
 
     def transact(self, work: Callable[[apsw.Connection], Result]) -> Result:
         """Run ``work`` in a transaction of its own, commit it, and return what it returned.
@@ -356,10 +244,6 @@ class SqliteStore:
         rows = self._read(sql, values)
         return rows[0] if rows else None
 
-    def _deferred(self) -> None:
-        if self.on_deferred is not None:
-            self.on_deferred()
-
     def _connection(self) -> apsw.Connection:
         if self._writable is None:
             self._writable = schema.open_writable(self.path)
@@ -369,16 +253,15 @@ class SqliteStore:
         self,
         connection: apsw.Connection,
         epochs: Iterable[tuple[tuple[int, bytes], int]],
-        gaps: Iterable[tuple[int, int, int, int, int, int]],
-        audit: Iterable[AuditRow],
+        waited: Deferred,
     ) -> None:
         for (device_id, epoch), number in epochs:
             connection.execute(
                 "INSERT INTO epochs(id, device, epoch) VALUES(?, ?, ?)", (number, device_id, epoch)
             )
-        for gap in gaps:
+        for gap in waited.gaps:
             connection.execute("INSERT OR REPLACE INTO gaps VALUES(?, ?, ?, ?, ?, ?)", gap)
-        for row in audit:
+        for row in waited.audit:
             connection.execute(
                 "INSERT INTO audit(at_ms, actor, action, device, detail) VALUES(?, ?, ?, ?, ?)", row
             )

@@ -10,7 +10,7 @@ from fleetnet_server.errors import StoreError, StoreUnavailable
 from fleetnet_server.store.audit import MAX_OF_ONE, MAX_REPEATED, PERIOD_S, Audit, AuditTable
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.commands import CommandTable
-from fleetnet_server.store.sqlite import MAX_AUDIT
+from fleetnet_server.store.fleet_store import MAX_AUDIT
 from server.store.two_stores import unavailable
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from fleetnet_server.core.relay_ports import Relayed
 from fleetnet_server.errors import StoreError
+from fleetnet_server.store.fleet_store import Deferred
 from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import series
 from fleetnet_server.store.postgres.connect import connect
-from fleetnet_server.store.postgres.ingest import Deferred
 from fleetnet_server.store.postgres.schema_readings import WEEK_MS
 from server.store.postgres_server import PATIENCE_S, PostgresServer
 from server.store.postgres_world import EPOCH, NOW, Node, rows

@@ -23,10 +23,10 @@ from fleetnet_server.core.ports import Committed
 from fleetnet_server.core.relay_ports import Relayed
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.store.answers import apply_answers
+from fleetnet_server.store.fleet_store import Deferred
 from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect, explained
 from fleetnet_server.store.postgres.dating import (
-    Boots,
     date_batch,
     date_waiting,
     keep_offsets,
@@ -91,14 +91,6 @@ _END_IT = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE pid = %s AND backend_start::text = %s"
 )
-
-
-class Deferred(NamedTuple):
-    """What waited for a commit; rows as in store/sqlite.py."""
-
-    gaps: Sequence[tuple[int, int, int, int, int, int]]
-    audit: Sequence[tuple[int, str, str, str | None, str]]
-    offsets: Boots
 
 
 class _Unsure(NamedTuple):

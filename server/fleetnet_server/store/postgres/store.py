@@ -3,8 +3,6 @@
 A node (``node`` is its name) commits messages of the devices whose leases it holds, and reads the
 control tables in its replica, so that nothing on the event loop waits for the network. A command
 (``node`` is None) reads and changes the database itself, and needs no lease.
-
-Implements fleetnet_server.identity.registry.Registry.
 """
 
 import asyncio
@@ -16,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 from fleetnet_server.core.bodies import Message
 from fleetnet_server.core.ports import Committed, SessionAbout, SessionStart
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.identity.registry import Device
+from fleetnet_server.store.fleet_store import FleetStore
 from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.ports import Connection, Result
 from fleetnet_server.store.postgres.database import PostgresDatabase
-from fleetnet_server.store.postgres.ingest import Deferred, Ingest
+from fleetnet_server.store.postgres.ingest import Ingest
 from fleetnet_server.store.postgres.lease_rows import Begun
 from fleetnet_server.store.postgres.leases import Leases
 from fleetnet_server.store.postgres.schema_cluster import LAST_CHANGE
-from fleetnet_server.store.registry import PROGRAM, DeviceTable
-from fleetnet_server.store.sqlite import MAX_AUDIT, AuditRow
+from fleetnet_server.store.registry import DeviceTable
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.replica import Replica
@@ -37,8 +34,8 @@ _AUDIT_S = 8.0
 _SEEN_S = 2.0
 
 
-class PostgresStore:
-    """One database, open for a node or a command. Use as a context manager, or call ``close``.
+class PostgresStore(FleetStore):
+    """One database, open for a node or a command.
 
     ``commit`` runs on one thread; ``begin``, ``end`` and the notes on the event loop's, where
     none of them waits. ``transact`` waits for the database: not on the loop.
@@ -48,9 +45,8 @@ class PostgresStore:
         replica: keep the control tables in memory and read there.
 
     Attributes:
-        on_deferred: called on the loop's thread when something waits for the next commit.
         on_lost: see MessageStore. on_change: called on the replica's thread behind a change.
-        registry: its devices and certificates.
+        Others: see FleetStore.
 
     Raises:
         StoreError: it is not migrated, or does not let us in. StoreUnavailable: no server.
@@ -58,19 +54,15 @@ class PostgresStore:
     """
 
     def __init__(self, place: PostgresPlace, *, node: str | None = None, replica: bool = False):
+        super().__init__()
         self.place = self.path = place
         self.node = node
-        self.on_deferred: Callable[[], None] | None = None
         self.on_change: Callable[[], None] | None = None
         self._database = PostgresDatabase(place)
         self._leases = None if node is None else Leases(place, node)
         self._ingest = Ingest(place, self._leases)
         self._lock = threading.Lock()
-        self._deferring = threading.Lock()
         self._closed = False
-        self._gaps: list[tuple[int, int, int, int, int, int]] = []
-        self._audit: list[AuditRow] = []
-        self._offsets: dict[tuple[int, int], int] = {}
         self._boots: dict[int, dict[int, int]] = {}
         self._replica = self._start_replica() if replica else None
         self.registry = DeviceTable(self)
@@ -92,12 +84,6 @@ class PostgresStore:
             raise
         return replica
 
-    def __enter__(self) -> "PostgresStore":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
     @property
     def on_lost(self) -> Callable[[int], None] | None:
         """See MessageStore."""
@@ -112,44 +98,6 @@ class PostgresStore:
     def replica(self) -> "Replica | None":
         """The control tables in memory; None: they are read in the database."""
         return self._replica
-
-    # Registry
-
-    def lookup(self, name: str) -> Device | None:
-        """Return the device of that name, None when it is not registered, or was removed."""
-        return self.registry.lookup(name)
-
-    def was_removed(self, name: str) -> bool:
-        """Say whether somebody removed a device of that name."""
-        return self.registry.was_removed(name)
-
-    def has_own_certificate(self, device_id: int) -> bool:
-        """See Registry."""
-        return self.registry.has_own_certificate(device_id)
-
-    def admit(self, name: str, state: str, serial: int, policy: str) -> None:
-        """Register a device that came by itself, and commit; see DeviceTable.admit."""
-        self.registry.admit(name, state, serial, policy)
-
-    def devices(self) -> list[Device]:
-        """Return every device by name."""
-        return self.registry.devices()
-
-    def add_device(self, name: str, actor: str = PROGRAM) -> Device:
-        """Register a device, enabled, and commit. Raises as DeviceTable.add."""
-        return self.registry.add(name, actor)
-
-    def set_enabled(self, name: str, enabled: bool) -> None:
-        """Enable or disable a device, and commit. Raises StoreError when it is unknown."""
-        self.registry.set_enabled(name, enabled)
-
-    def add_certificate(self, device_id: int, serial: int, not_after_ms: int) -> None:
-        """Note a certificate that was issued to a device, and commit."""
-        self.registry.add_certificate(device_id, serial, not_after_ms)
-
-    def revoke_certificate(self, serial: int) -> None:
-        """Refuse a certificate from now on, and commit. Raises StoreError when it is unknown."""
-        self.registry.revoke_certificate(serial)
 
     # Sessions
 
@@ -183,22 +131,10 @@ class PostgresStore:
         if self._leases is not None:
             self._leases.end(device_id)
 
-    def note_gap(self, device_id: int, epoch_id: int, stream: int, first: int, last: int) -> None:
-        """Note that a device dropped messages ``first`` to ``last``, with the next commit."""
-        now_ms = time.time_ns() // 1_000_000
-        self._gaps.append((device_id, epoch_id, stream, first, last, now_ms))
-        self._deferred()
-
     def set_boot(self, device_id: int, boot: int, offset_ms: int) -> None:
-        """Tell the offset (unix ms minus uptime ms) of a boot, with the next commit.
-
-        Dates the stored messages of that boot that have no date yet. A later call refines
-        the offset for later messages only.
-        """
-        with self._deferring:
-            self._offsets[(device_id, boot)] = offset_ms
+        """See FleetStore."""
         self._boots.setdefault(device_id, {})[boot] = offset_ms
-        self._deferred()
+        super().set_boot(device_id, boot, offset_ms)
 
     def boot_offset(self, device_id: int, boot: int) -> int | None:
         """Return the offset of a boot in ms, None when it is unknown here.
@@ -206,27 +142,6 @@ class PostgresStore:
         A commit knows more boots than this, and dates what came without a date.
         """
         return self._boots.get(device_id, {}).get(boot)
-
-    def defer_audit(self, row: AuditRow) -> bool:
-        """Write (unix ms, actor, action, device, detail as JSON) with the next commit.
-
-        False: MAX_AUDIT rows wait already, and this one was not taken.
-        """
-        if len(self._audit) >= MAX_AUDIT:
-            return False
-        self._audit.append(row)
-        self._deferred()
-        return True
-
-    @property
-    def audit_room(self) -> int:
-        """How many rows ``defer_audit`` would take now."""
-        return MAX_AUDIT - len(self._audit)
-
-    @property
-    def has_deferred(self) -> bool:
-        """Something waits for the next commit."""
-        return bool(self._gaps or self._offsets or self._audit)
 
     # The commit
 
@@ -244,16 +159,8 @@ class PostgresStore:
         Cost: see docs/store.md; blocks for four round trips and an fsync of the server's.
         """
         with self._lock:
-            with self._deferring:
-                offsets = dict(self._offsets)
-            waited = Deferred(self._gaps[:], self._audit[:], offsets)
-            done, stored = self._ingest.commit(batch, waited)
-            del self._gaps[: len(stored.gaps)]
-            del self._audit[: len(stored.audit)]
-            with self._deferring:  # a newer offset that came meanwhile stays
-                for boot, offset in stored.offsets.items():
-                    if self._offsets.get(boot) == offset:
-                        del self._offsets[boot]
+            done, stored = self._ingest.commit(batch, self._waiting())
+            self._settle(stored)
         return done if done.lost else done.new
 
     # Tables
@@ -316,10 +223,6 @@ class PostgresStore:
                     f"{self.place}: another program holds the audit log, which lacks"
                     f" {len(self._audit)} rows: see pg_locks there for feed_lock"
                 )
-
-    def _deferred(self) -> None:
-        if self.on_deferred is not None:
-            self.on_deferred()
 
     def _changed(self) -> None:
         if self.on_change is not None:
