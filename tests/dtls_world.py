@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 from fleetnet.errors import FleetError
-from fleetnet.ports.openssl_context import client_context, server_context
-from fleetnet.ports.openssl_dtls import Address, Association, DtlsAcceptor
+from fleetnet.ports.openssl_context import Context, client_context, server_context
+from fleetnet.ports.openssl_dtls import DtlsAcceptor
+from fleetnet.ports.openssl_dtls_state import Address, Association
 from fleetnet.ports.openssl_object import SslObject
 from fleetnet_server.identity.pki import Credential
 from pki import Pki
@@ -25,7 +26,15 @@ class World:
             datagram (from_client, number of its sender's) whether it is lost.
     """
 
-    def __init__(self, pki: Pki, max_handshakes: int = 100, timeout_s: float = 10.0):
+    def __init__(
+        self,
+        pki: Pki,
+        max_handshakes: int = 100,
+        timeout_s: float = 10.0,
+        *,
+        compact: bool = True,
+        context: Context | None = None,
+    ):
         self.pki = pki
         self.now = 1000.0
         self.sent: list[tuple[bytes, Address]] = []
@@ -34,7 +43,7 @@ class World:
         self.lost: list[tuple[Association, FleetError | None]] = []
         self.refused: list[tuple[Address, FleetError]] = []
         self.acceptor = DtlsAcceptor(
-            server_context(*pki.server, pki.ca.certificate, datagram=True),
+            context or server_context(*pki.server, pki.ca.certificate, datagram=True),
             lambda data, address: self.sent.append((data, address)),
             self.opened.append,
             lambda association, data: self.data.append((association.address, data)),
@@ -42,10 +51,19 @@ class World:
             lambda address, error: self.refused.append((address, error)),
             max_handshakes=max_handshakes,
             handshake_timeout_s=timeout_s,
+            compact=compact,
         )
 
-    def client(self, credential: Credential | None = None, address: Address = HERE) -> "Client":
-        return Client(self, credential or self.pki.device, address)
+    def client(
+        self,
+        credential: Credential | None = None,
+        address: Address = HERE,
+        context: Context | None = None,
+    ) -> "Client":
+        if context is None:
+            credential = credential or self.pki.device
+            context = client_context(self.pki.ca.certificate, *credential, datagram=True)
+        return Client(self, context, address)
 
     def give(self, data: bytes, address: Address = HERE) -> list[bytes]:
         """Hand one datagram to the acceptor; return what it answers to that address."""
@@ -62,11 +80,10 @@ class World:
 class Client:
     """A device's end; its datagrams reach the acceptor from ``address``."""
 
-    def __init__(self, world: World, credential: Credential, address: Address):
+    def __init__(self, world: World, context: Context, address: Address):
         self.world = world
         self.address = address
-        anchor = world.pki.ca.certificate
-        self.ssl = SslObject(client_context(anchor, *credential, datagram=True), "localhost")
+        self.ssl = SslObject(context, "localhost" if context.mode == "verified" else None)
         self.lose: Callable[[bool, int], bool] = lambda _from_client, _number: False
         self._counts = {True: 0, False: 0}
         self._back: list[bytes] = []

@@ -10,8 +10,10 @@ import socket
 import time
 
 from fleetnet.errors import FleetError, LinkClosed, Unsupported
+from fleetnet.ports.openssl_compact import Session
 from fleetnet.ports.openssl_context import Context
-from fleetnet.ports.openssl_dtls import Address, Association, DtlsAcceptor
+from fleetnet.ports.openssl_dtls import DtlsAcceptor
+from fleetnet.ports.openssl_dtls_state import Address, Association
 from fleetnet.ports.openssl_object import SslObject
 
 _READ_BYTES = 16_384
@@ -207,7 +209,7 @@ class ServerDatagrams:
         """See SslObject."""
         return self._ssl().psk_identity
 
-    def _ssl(self) -> SslObject:
+    def _ssl(self) -> SslObject | Session:
         if self._association is None or self._sock is None:
             raise LinkClosed(f"{self._what}: no association")
         return self._association.ssl

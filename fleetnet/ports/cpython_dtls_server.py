@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from fleetnet.errors import FleetError, LinkClosed
 from fleetnet.limits import DATAGRAM_PAYLOAD
 from fleetnet.ports.openssl_context import Context
-from fleetnet.ports.openssl_dtls import Address, Association, DtlsAcceptor
+from fleetnet.ports.openssl_dtls import DtlsAcceptor
+from fleetnet.ports.openssl_dtls_state import Address, Association
 
 # A turn stays under a millisecond or two, so that timers and TLS get theirs.
 _DATAGRAMS_A_TURN = 64
@@ -42,7 +43,9 @@ class DtlsSocket:
         handshake_timeout_s: float = 10.0,
         max_handshakes: int = 1000,
         cookie_key: bytes = b"",
+        compact: bool = True,
     ):
+        """Args: as DtlsAcceptor."""
         self.acceptor = DtlsAcceptor(
             context,
             self._transmit,
@@ -53,6 +56,7 @@ class DtlsSocket:
             max_handshakes=max_handshakes,
             handshake_timeout_s=handshake_timeout_s,
             cookie_key=cookie_key,
+            compact=compact,
         )
         self.port = 0
         self.send_dropped = 0

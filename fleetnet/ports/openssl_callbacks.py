@@ -17,10 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cryptography import x509
 from cryptography.hazmat.bindings.openssl.binding import Binding
-from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import crypto
 
 from fleetnet import der
 from fleetnet.errors import CredentialError, FleetError, TrustError, Unsupported, WrongPin
@@ -86,9 +83,29 @@ def read_pins(pins: Iterable[Identity]) -> frozenset[bytes]:
 
 
 def certificate_der(pointer: Any) -> bytes:
-    """Return an X509 as DER; takes over the caller's reference."""
-    converted: x509.Certificate = crypto.X509._from_raw_x509_ptr(pointer).to_cryptography()
-    return converted.public_bytes(Encoding.DER)
+    """Return an X509 as DER; takes over the caller's reference.
+
+    Raises:
+        ValueError: it cannot be written, which what was read from the network always can.
+    """
+    memory = _lib.BIO_new(_lib.BIO_s_mem())
+    try:
+        if _lib.i2d_X509_bio(memory, pointer) != 1:
+            _lib.ERR_clear_error()
+            raise ValueError("certificate cannot be written as DER")
+        start = _ffi.new("char **")
+        size = _lib.BIO_get_mem_data(memory, start)
+        return bytes(_ffi.buffer(start[0], size))
+    finally:
+        _lib.BIO_free(memory)
+        _lib.X509_free(pointer)
+
+
+def has_certificate(ssl: Any) -> bool:
+    """Say whether the peer of an SSL* showed a certificate."""
+    pointer = _lib.SSL_get_peer_certificate(ssl)
+    _lib.X509_free(pointer)  # harmless for NULL
+    return bool(pointer != _ffi.NULL)
 
 
 def _judge(ssl: "SslObject", store: Any) -> bool:
@@ -283,14 +300,14 @@ def _check_shared_key(ssl: "SslObject") -> None:
     if ssl.verdict is not None:
         raise ssl.verdict
     name = ssl.cipher()[0]
-    certificate = ssl.peer_certificate()
+    is_shown = has_certificate(ssl._ssl)
     if is_psk(name):
-        if ssl.psk_identity is None or certificate is not None:
+        if ssl.psk_identity is None or is_shown:
             raise TrustError(f"{ssl.peer}: suite {name}, but no identity, or a certificate")
         return
     if ssl.context.mode == "psk":
         raise TrustError(f"{ssl.peer}: suite {name} uses no pre-shared key")
     # Whatever it called itself: nothing of this handshake was made with that key.
     ssl.psk_identity = None
-    if certificate is None:
+    if not is_shown:
         raise TrustError(f"{ssl.peer}: showed neither a certificate nor a pre-shared key")

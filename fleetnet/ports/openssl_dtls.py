@@ -8,54 +8,39 @@ association goes the same way, and replaces it only when the new handshake is co
 (section 4.2.8), so a forged one disturbs nobody.
 """
 
-import heapq
-import hmac
-import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from fleetnet.errors import FleetError, HandshakeTimeout
+from fleetnet.errors import FleetError, HandshakeTimeout, Unsupported
+from fleetnet.ports.openssl_compact import KeptAeads, Session
+from fleetnet.ports.openssl_compact_handover import take_over
 from fleetnet.ports.openssl_context import Context
+from fleetnet.ports.openssl_dtls_state import (
+    Address,
+    Association,
+    Cookies,
+    Handshake,
+    LastWords,
+    Timers,
+)
 from fleetnet.ports.openssl_dtls_wire import (
+    APPLICATION,
     CLIENT_HELLO,
     DECRYPT_ERROR,
     HANDSHAKE,
+    RECORD_HEADER,
     fatal_alert,
     has_sealed_handshake,
     hello_verify_request,
+    limits_records,
     parse_hello_untrusted,
+    split,
+    split_records,
 )
-from fleetnet.ports.openssl_object import RECORD_HEADER, SslObject
-
-Address = tuple[Any, ...]
-
-_APPLICATION = 23
-_COOKIE_BYTES = 16
-_COOKIE_LIFE_S = 60.0
-
-# A refused client whose alert was lost asks again; the alert is repeated so long and often.
-_TOMBSTONE_S = 10.0
-_TOMBSTONES = 1000
-_REPEATS = 8
+from fleetnet.ports.openssl_object import SslObject
 
 # OpenSSL drops what it cannot read, so a wrong pre-shared key would end in silence. Twice: once
 # may be the loss or the late arrival of a ChangeCipherSpec.
 _UNREADABLE = 2
-
-
-class Association:
-    """One client's DTLS state; ``owner`` belongs to whoever uses the acceptor."""
-
-    __slots__ = ("address", "cookie", "deadline", "due", "owner", "ssl", "unreadable")
-
-    def __init__(self, address: Address, ssl: SslObject, cookie: bytes, deadline: float):
-        self.address = address
-        self.ssl = ssl
-        self.cookie = cookie  # stands for the ClientHello that began this handshake
-        self.deadline = deadline
-        self.due: float | None = None  # of the one timer that counts
-        self.owner: Any = None
-        self.unreadable = 0  # Finished messages that a pre-shared key did not open
 
 
 class DtlsAcceptor:
@@ -73,6 +58,7 @@ class DtlsAcceptor:
         handshake_timeout_s: after which an unfinished handshake is forgotten.
         cookie_key: of all processes that share a port, so that each takes the cookies of the
             others; default: one of its own.
+        compact: keep the keys of an association instead of OpenSSL's object, where that can be.
 
     Attributes:
         context: of handshakes that begin from now on; those under way keep theirs.
@@ -80,6 +66,8 @@ class DtlsAcceptor:
             handshake, asked before anything is allocated. Default: up to ``max_handshakes``.
         handshake_timeout_s: as given; may be changed for handshakes that begin later.
         settled: function(address), an admitted handshake is over, whatever its end.
+        kept: AEAD objects of compact associations; counts forged and replayed records.
+        on_fallback: function(text), once: why associations keep OpenSSL's object after all.
     """
 
     def __init__(
@@ -94,6 +82,7 @@ class DtlsAcceptor:
         max_handshakes: int = 1000,
         handshake_timeout_s: float = 10.0,
         cookie_key: bytes = b"",
+        compact: bool = True,
     ):
         self.context = context
         self._transmit = transmit
@@ -105,13 +94,13 @@ class DtlsAcceptor:
         self._max_handshakes = max_handshakes
         self.handshake_timeout_s = handshake_timeout_s
         self.associations: dict[Address, Association] = {}
-        self.half_open: dict[Address, Association] = {}
-        self._tombstones: dict[Address, list[Any]] = {}
-        self._timers: list[tuple[float, int, Association]] = []
-        self._order = 0
-        self._cookie_key = cookie_key or os.urandom(32)
-        self._period = -1
-        self._cookie_keys: list[bytes] = []
+        self.half_open: dict[Address, Handshake] = {}
+        self._tombstones = LastWords()
+        self._timers = Timers()
+        self._cookies = Cookies(cookie_key)
+        self._compact = compact
+        self.kept = KeptAeads()
+        self.on_fallback: Callable[[str], None] = lambda text: None
         self.is_accepting = True
         self.admit: Callable[[Address], bool] = self._has_room
         self.settled: Callable[[Address], None] = lambda address: None
@@ -125,8 +114,8 @@ class DtlsAcceptor:
         """Take one datagram that came from ``address`` at ``now`` (seconds, monotonic)."""
         if len(data) > RECORD_HEADER:
             association = self.associations.get(address)
-            if association is not None and data[0] == _APPLICATION:
-                self._receive_record(association, data)
+            if association is not None and data[0] == APPLICATION:
+                self._receive_records(association, data, now)
                 return
             if data[0] == HANDSHAKE and not data[4] and data[RECORD_HEADER] == CLIENT_HELLO:
                 self._receive_hello_untrusted(data, address, now)
@@ -134,31 +123,61 @@ class DtlsAcceptor:
             half_open = self.half_open.get(address)
             if association is not None:
                 # Also beside a new handshake: each drops what is not under its own keys.
-                self._receive_record(association, data)
-                if self.associations.get(address) is association:
-                    self._flush(association)
+                self._receive_records(association, data, now)
             if half_open is not None:
                 self._go_on(half_open, data, now)
             if association or half_open or self._repeat_alert(data, address, now):
                 return
         self.junk += 1
 
-    def _receive_record(self, association: Association, data: bytes) -> None:
-        ssl = association.ssl
-        ssl.feed(data)
+    # -- records of associations -----------------------------------------------------------
+
+    def _receive_records(self, association: Association, data: bytes, now: float) -> None:
+        session = association.ssl
         try:
-            payload = ssl.read()
-            while payload is not None:
-                self._on_data(association, payload)
-                # Most datagrams hold one record; a second look at the buffer costs a call.
-                if not payload or RECORD_HEADER + (data[11] << 8 | data[12]) == len(data):
-                    return
-                if self.associations.get(association.address) is not association:
-                    return
-                payload = ssl.read()
+            if type(session) is not Session:
+                self._read(association, session, data)
+            elif data[0] == APPLICATION and RECORD_HEADER + (data[11] << 8 | data[12]) == len(data):
+                text = session.open(data, now)
+                if text:
+                    self._on_data(association, text)
+            else:
+                self._open_records(association, session, split(data), now)
         except FleetError as error:
-            self._drop(association)
-            self._on_lost(association, error)
+            self.lose(association, error)
+
+    def _open_records(
+        self, association: Association, session: Session, records: Iterable[bytes], now: float
+    ) -> None:
+        """Take the records of a datagram, of any kind."""
+        for record in records:
+            text = session.open(record, now)
+            if text is None:
+                continue
+            if record[0] != APPLICATION:
+                answer = session.answer(record[0], text, now)
+                if answer is None:
+                    self._on_data(association, b"")
+                    return
+                for datagram in split_records(answer, self._mtu):
+                    self._transmit(datagram, association.address)
+            elif text:
+                # When the owner closes, the keys go, and nothing behind this is opened.
+                self._on_data(association, text)
+
+    def _read(self, association: Association, ssl: Session | SslObject, data: bytes) -> None:
+        """Have OpenSSL take a datagram; b"": what it holds already."""
+        assert isinstance(ssl, SslObject)
+        ssl.feed(data)
+        while (payload := ssl.read()) is not None:
+            self._on_data(association, payload)
+            if not payload or self.associations.get(association.address) is not association:
+                return
+            # Most datagrams hold one record; a second look at the buffer costs a call.
+            if data and RECORD_HEADER + (data[11] << 8 | data[12]) == len(data):
+                return
+        for datagram in ssl.datagrams(self._mtu):
+            self._transmit(datagram, association.address)
 
     # -- strangers -------------------------------------------------------------------
 
@@ -168,9 +187,9 @@ class DtlsAcceptor:
             self.junk += 1
             return
         cookie, rest = parsed
-        if not self._is_cookie(cookie, rest, address, now):
+        if not self._cookies.is_good(cookie, rest, address, now):
             self.hellos += 1
-            answer = hello_verify_request(data[5:11], self._cookie(0, rest, address))
+            answer = hello_verify_request(data[5:11], self._cookies.make(rest, address))
             if len(answer) <= len(data):
                 self._transmit(answer, address)
             return
@@ -188,26 +207,9 @@ class DtlsAcceptor:
     def _has_room(self, address: Address) -> bool:
         return address in self.half_open or len(self.half_open) < self._max_handshakes
 
-    def _cookie(self, key: int, rest: bytes, address: Address) -> bytes:
-        message = repr(address).encode() + b"\0" + rest
-        return hmac.digest(self._cookie_keys[key], message, "sha256")[:_COOKIE_BYTES]
-
-    def _key_of(self, period: int) -> bytes:
-        return hmac.digest(self._cookie_key, period.to_bytes(8, "big", signed=True), "sha256")
-
-    def _is_cookie(self, cookie: bytes, rest: bytes, address: Address, now: float) -> bool:
-        # The clock is the machine's: processes with one key have the same periods.
-        period = int(now // _COOKIE_LIFE_S)
-        if period != self._period:
-            self._period = period
-            self._cookie_keys = [self._key_of(period), self._key_of(period - 1)]
-        if len(cookie) != _COOKIE_BYTES:
-            return False
-        return any(hmac.compare_digest(cookie, self._cookie(key, rest, address)) for key in (0, 1))
-
     def _begin(self, data: bytes, cookie: bytes, address: Address, now: float) -> None:
         """Make the state of a handshake, in the place of an unfinished one."""
-        self._tombstones.pop(address, None)
+        self._tombstones.forget(address)
         ssl = SslObject(self.context, peer=f"{address[0]}:{address[1]}", mtu=self._mtu)
         ssl.feed(data)
         if not ssl.listen():
@@ -218,41 +220,50 @@ class DtlsAcceptor:
             return
         abandoned = self.half_open.pop(address, None)
         if abandoned is not None:
-            abandoned.ssl.free()
-        association = Association(address, ssl, cookie, now + self.handshake_timeout_s)
-        self.half_open[address] = association
-        self._go_on(association, b"", now)
+            abandoned.end()
+        handshake = Handshake(address, ssl, cookie, now + self.handshake_timeout_s)
+        self.half_open[address] = handshake
+        first_flight = self._go_on(handshake, b"", now)
+        handshake.may_compact = self._compact and not limits_records(first_flight)
 
     # -- handshakes ------------------------------------------------------------------
 
-    def _go_on(self, association: Association, data: bytes, now: float) -> None:
-        association.ssl.feed(data)
+    def _go_on(self, handshake: Handshake, data: bytes, now: float) -> bytes:
+        """Take a datagram of a handshake; return what was answered."""
+        handshake.ssl.feed(data)
+        if handshake.may_compact:
+            handshake.note_early(data)
         try:
-            done = association.ssl.handshake()
+            done = handshake.ssl.handshake()
         except FleetError as error:
-            self._refuse(association, error, now)
-            return
-        self._flush(association)
+            self._refuse(handshake, error, now)
+            return b""
+        flight = self._flush(handshake)
         if done:
-            self._open(association)
-        elif self._is_wrong_key(association, data):
+            self._open(handshake, flight, now)
+        elif self._is_wrong_key(handshake, data):
             # As RFC 4279 section 2 has it, for an unknown identity and for a wrong key alike.
-            wrong = association.ssl.wrong_key()
-            self._refuse(association, wrong, now, fatal_alert(DECRYPT_ERROR))
+            wrong = handshake.ssl.wrong_key()
+            self._refuse(handshake, wrong, now, fatal_alert(DECRYPT_ERROR))
         else:
-            self._arm(association, now)
+            self._arm(handshake, now)
+        return flight
 
-    def _is_wrong_key(self, association: Association, data: bytes) -> bool:
+    def _is_wrong_key(self, handshake: Handshake, data: bytes) -> bool:
         """Whether a client that shares a key has sent its Finished again, in vain."""
-        if association.ssl.psk_identity is None or not has_sealed_handshake(data):
+        if handshake.ssl.psk_identity is None or not has_sealed_handshake(data):
             return False
-        association.unreadable += 1
-        return association.unreadable >= _UNREADABLE
+        handshake.unreadable += 1
+        return handshake.unreadable >= _UNREADABLE
 
-    def _open(self, association: Association) -> None:
-        address = association.address
+    def _open(self, handshake: Handshake, flight: bytes, now: float) -> None:
+        address = handshake.address
         del self.half_open[address]
         self.settled(address)
+        session = self._session(handshake, flight, now)
+        association = Association(address, session or handshake.ssl, handshake.cookie)
+        if session is not None:
+            handshake.ssl.free()
         old = self.associations.pop(address, None)
         self.associations[address] = association
         self.handshakes += 1
@@ -260,112 +271,127 @@ class DtlsAcceptor:
             self._on_lost(old, None)
             old.ssl.free()
         self._on_open(association)
-        # Data may have come in the same datagram as the client's Finished.
-        if association.address in self.associations:
-            self._receive_rest(association)
-
-    def _receive_rest(self, association: Association) -> None:
         try:
-            while (payload := association.ssl.read()) is not None:
-                self._on_data(association, payload)
-                if self.associations.get(association.address) is not association:
-                    return
+            # Data may have come in the same datagram as the client's Finished.
+            if session is None:
+                if self._is_live(association):
+                    self._read(association, association.ssl, b"")
+                return
+            for records in handshake.early:
+                if self._is_live(association):
+                    self._open_records(association, session, records, now)
         except FleetError as error:
-            self._drop(association)
-            self._on_lost(association, error)
+            self.lose(association, error)
+        finally:
+            handshake.early = []  # its timer may still hold it
+
+    def _session(self, handshake: Handshake, flight: bytes, now: float) -> Session | None:
+        """Return the keys of a handshake that is complete; None: OpenSSL's object stays."""
+        if not (self._compact and handshake.may_compact):
+            return None
+        try:
+            return take_over(handshake.ssl, flight, self.kept, now)
+        except Unsupported as error:
+            self._compact = False
+            self.on_fallback(str(error))
+            return None
+
+    def _is_live(self, association: Association) -> bool:
+        return self.associations.get(association.address) is association
 
     def _refuse(
-        self, association: Association, error: FleetError, now: float, alert: bytes = b""
+        self, handshake: Handshake, error: FleetError, now: float, alert: bytes = b""
     ) -> None:
-        alert = alert or association.ssl.output()
-        if self.half_open.pop(association.address, None) is not None:
-            self.settled(association.address)
-        association.ssl.free()
+        alert = alert or handshake.ssl.output()
+        address = handshake.address
+        if self.half_open.pop(address, None) is not None:
+            self.settled(address)
+        handshake.end()
         self.refused += 1
         if alert:
-            self._transmit(alert, association.address)
-            if len(self._tombstones) >= _TOMBSTONES:
-                self._tombstones.pop(next(iter(self._tombstones)))
-            self._tombstones[association.address] = [now + _TOMBSTONE_S, _REPEATS, alert]
-        self._on_refused(association.address, error)
+            self._transmit(alert, address)
+            self._tombstones.keep(address, alert, now)
+        self._on_refused(address, error)
 
     def _repeat_alert(self, data: bytes, address: Address, now: float) -> bool:
-        stone = self._tombstones.get(address)
-        if stone is None:
-            return False
-        until, repeats, alert = stone
-        if len(alert) > len(data):
-            return False
-        if now >= until or not repeats:
-            del self._tombstones[address]
-            return False
-        stone[1] = repeats - 1
-        self._transmit(alert, address)
-        return True
+        alert = self._tombstones.again(len(data), address, now)
+        if alert:
+            self._transmit(alert, address)
+        return bool(alert)
 
-    def _flush(self, association: Association) -> None:
-        for datagram in association.ssl.datagrams(self._mtu):
-            self._transmit(datagram, association.address)
+    def _flush(self, handshake: Handshake) -> bytes:
+        """Send what OpenSSL has written; return it."""
+        written = handshake.ssl.output()
+        for datagram in split_records(written, self._mtu):
+            self._transmit(datagram, handshake.address)
+        return written
 
     # -- timers ----------------------------------------------------------------------
 
-    def _arm(self, association: Association, now: float) -> None:
-        """Set the handshake's timer; one that is due earlier stays, and looks again."""
-        wait_s = association.ssl.timeout()
-        due = association.deadline if wait_s is None else min(now + wait_s, association.deadline)
-        if association.due is not None and association.due <= due:
-            return
-        association.due = due
-        self._order += 1
-        heapq.heappush(self._timers, (due, self._order, association))
+    def _arm(self, handshake: Handshake, now: float) -> None:
+        wait_s = handshake.ssl.timeout()
+        due = handshake.deadline if wait_s is None else min(now + wait_s, handshake.deadline)
+        self._timers.arm(handshake, due)
 
     def next_timer(self) -> float | None:
         """Return when handle_timer wants to run (``now`` of receive), or None."""
-        return self._timers[0][0] if self._timers else None
+        due, rest = self._timers.first(), self.kept.due
+        return rest if due is None or (rest is not None and rest < due) else due
 
     def handle_timer(self, now: float) -> None:
         """Retransmit handshake flights that are due, forget handshakes out of time."""
-        while self._timers and self._timers[0][0] <= now:
-            due, _, association = heapq.heappop(self._timers)
-            if association.due != due:
+        if self.kept.due is not None and self.kept.due <= now:
+            self.kept.sweep(now)
+        for handshake in self._timers.pop_due(now):
+            if self.half_open.get(handshake.address) is not handshake:
                 continue
-            association.due = None
-            if self.half_open.get(association.address) is not association:
-                continue
-            if now >= association.deadline:
-                error = HandshakeTimeout(f"{association.ssl.peer}: DTLS handshake not finished")
-                self._refuse(association, error, now)
+            if now >= handshake.deadline:
+                error = HandshakeTimeout(f"{handshake.ssl.peer}: DTLS handshake not finished")
+                self._refuse(handshake, error, now)
                 continue
             try:
-                association.ssl.handle_timeout()
+                handshake.ssl.handle_timeout()
             except FleetError as error:
-                self._refuse(association, error, now)
+                self._refuse(handshake, error, now)
                 continue
-            self._flush(association)
-            self._arm(association, now)
+            self._flush(handshake)
+            self._arm(handshake, now)
 
     # -- the owner's side --------------------------------------------------------------
 
     def send(self, association: Association, payload: bytes) -> None:
-        """Send one datagram's payload; a lost one is the caller's to repeat."""
-        association.ssl.write(payload)
-        self._transmit(association.ssl.output(), association.address)
+        """Send one datagram's payload; a lost one is the caller's to repeat.
+
+        Raises:
+            LinkClosed: the association is over, or must be: see ``lose``.
+        """
+        datagram = association.ssl.seal(payload)
+        if datagram:
+            self._transmit(datagram, association.address)
 
     def abandon(self, address: Address) -> None:
         """Forget an unfinished handshake, whose client may begin anew; says nothing to it."""
-        association = self.half_open.pop(address, None)
-        if association is not None:
-            association.ssl.free()
+        handshake = self.half_open.pop(address, None)
+        if handshake is not None:
+            handshake.end()
             self.settled(address)
+
+    def lose(self, association: Association, error: FleetError) -> None:
+        """End an association because of ``error``, and tell its owner."""
+        if self._is_live(association):
+            if type(association.ssl) is Session:
+                self.close(association)
+            else:
+                # OpenSSL's object must not be asked to say anything behind an error.
+                del self.associations[association.address]
+                association.ssl.free()
+            self._on_lost(association, error)
 
     def close(self, association: Association) -> None:
         """Send close_notify and forget the association."""
-        if self.associations.get(association.address) is association:
-            association.ssl.close_notify()
-            self._flush(association)
-            self._drop(association)
-
-    def _drop(self, association: Association) -> None:
-        if self.associations.get(association.address) is association:
+        if self._is_live(association):
             del self.associations[association.address]
+            goodbye = association.ssl.goodbye()
+            if goodbye:
+                self._transmit(goodbye, association.address)
             association.ssl.free()

@@ -10,6 +10,7 @@ Sources: OpenSSL manual SSL_read(3), BIO_s_mem(3), DTLSv1_listen(3); RFC 6347.
 import ipaddress
 import threading
 import time
+from typing import Any
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
 
@@ -24,6 +25,7 @@ from fleetnet.errors import (
 from fleetnet.ports.openssl_callbacks import certificate_der, check_established, running
 from fleetnet.ports.openssl_ciphers import to_iana
 from fleetnet.ports.openssl_context import CERT_OPTIONAL, Context
+from fleetnet.ports.openssl_dtls_wire import split_records
 from fleetnet.ports.openssl_errors import clear_errors, map_failure, take_errors
 
 _lib = Binding.lib
@@ -48,8 +50,6 @@ _ERROR_ZERO_RETURN = 6
 # What servers answer to a wrong pre-shared key or identity: bad_record_mac, decrypt_error,
 # unknown_psk_identity (RFC 4279 section 2).
 _KEY_ALERTS = (20, 51, 115)
-
-RECORD_HEADER = 13  # RFC 6347 section 4.1
 
 _BUFFER_BYTES = 1 << 16
 
@@ -182,6 +182,11 @@ class SslObject:
             clear_errors()
 
     @property
+    def pointer(self) -> Any:
+        """The SSL*, until ``free``."""
+        return self._ssl
+
+    @property
     def verify_result(self) -> int:
         """What OpenSSL found of the peer's chain: X509_V_OK (0), or X509_V_ERR_*."""
         return int(_lib.SSL_get_verify_result(self._ssl))
@@ -257,6 +262,11 @@ class SslObject:
             pieces.append(scratch.view[:count])
         return b"".join(pieces)
 
+    def seal(self, data: bytes) -> bytes:
+        """Return ``data`` as records for the network. Raises LinkClosed: see write."""
+        self.write(data)
+        return self.output()
+
     def datagrams(self, mtu: int = 1200) -> list[bytes]:
         """DTLS: return the output as datagrams of whole records, each at most ``mtu``."""
         return split_records(self.output(), mtu)
@@ -267,6 +277,11 @@ class SslObject:
             clear_errors()
             _lib.SSL_shutdown(self._ssl)
             clear_errors()
+
+    def goodbye(self) -> bytes:
+        """Return a record that says close_notify."""
+        self.close_notify()
+        return self.output()
 
     def timeout(self) -> float | None:
         """DTLS: return seconds until handle_timeout is due; None without a timer."""
@@ -333,11 +348,15 @@ class SslObject:
             return self.wrong_key() if self.verdict or not isinstance(error, Rejected) else error
         if isinstance(error, Rejected) and error.alert in _KEY_ALERTS:
             return Rejected(
-                f"{self.peer} does not hold this pre-shared key for {self.psk_identity!r} "
+                f"{self.peer} does not hold this pre-shared key for {_shown(self.psk_identity)} "
                 f"(TLS alert {error.alert}): check both identity and key",
                 alert=error.alert,
             )
         return error
+
+
+def _shown(identity: bytes) -> str:
+    return repr(identity.decode("utf-8", "backslashreplace"))
 
 
 def _check_verifiable(server_hostname: str | None, peer: str) -> None:
@@ -361,23 +380,3 @@ def _dns_name(server_hostname: str) -> bytes:
     if not name or b"\0" in name:
         raise CredentialError(f"server_hostname {server_hostname!r} is no DNS name")
     return name
-
-
-def split_records(data: bytes, mtu: int) -> list[bytes]:
-    """Pack concatenated DTLS records into datagrams of whole records, at most ``mtu`` bytes.
-
-    A memory BIO keeps no boundaries; each record's length is in bytes 11 and 12 of its
-    header (RFC 6347 section 4.1).
-    """
-    if len(data) <= mtu:
-        return [data] if data else []
-    datagrams = []
-    start = at = 0
-    while at < len(data):
-        end = at + RECORD_HEADER + (data[at + 11] << 8 | data[at + 12])
-        if end - start > mtu and at > start:
-            datagrams.append(data[start:at])
-            start = at
-        at = end
-    datagrams.append(data[start:])
-    return datagrams

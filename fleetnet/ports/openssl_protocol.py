@@ -178,9 +178,20 @@ class SecureProtocol(asyncio.Protocol):
             self._transport.abort()
 
     def _peer_closed(self) -> None:
-        """close_notify came: answer it and end."""
+        """close_notify came: answer it and end. Nothing follows it, so nothing is discarded."""
         self._finish(None)
-        self.shut()
+        transport = self._transport
+        if transport is None or self._is_discarding:
+            return
+        self._is_discarding = True
+        if self._ssl is not None:
+            self._ssl.close_notify()
+            if out := self._ssl.output():
+                transport.write(out)
+        transport.close()
+        if transport.get_write_buffer_size():
+            # Whoever reads no more would keep what is left, and the socket, for ever.
+            self._timer = asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
 
     def _fail(self, error: FleetError) -> None:
         self._finish(error)

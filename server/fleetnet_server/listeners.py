@@ -132,6 +132,7 @@ class Listeners:
             max_handshakes=settings.max_handshakes,
             admission=self.admission,
             cookie_key=self._inherited.cookie_key,
+            compact=settings.compact_dtls,
         )
         self.enrol: TlsListener | None = None
         self.on_reload: Callable[[], None] = lambda: None

@@ -21,7 +21,14 @@ def world(pki: Pki) -> World:
     return World(pki)
 
 
-def test_a_client_gets_in_and_data_flows(world: World) -> None:
+@pytest.fixture(params=["compact", "openssl"])
+def either(pki: Pki, request: pytest.FixtureRequest) -> World:
+    """Associations behind their handshake: keys alone, or OpenSSL's object."""
+    return World(pki, compact=request.param == "compact")
+
+
+def test_a_client_gets_in_and_data_flows(either: World) -> None:
+    world = either
     client = world.client()
     association = client.connect()
     assert world.opened == [association]
@@ -184,7 +191,8 @@ def test_the_server_repeats_its_flight_by_its_own_timer(world: World) -> None:
     assert world.acceptor.next_timer() is not None
 
 
-def test_copies_of_every_handshake_datagram_do_no_harm(world: World) -> None:
+def test_copies_of_every_handshake_datagram_do_no_harm(either: World) -> None:
+    world = either
     client = world.client()
     twice = world.give
 
@@ -208,7 +216,8 @@ def test_a_late_copy_of_the_hello_opens_nothing(world: World) -> None:
     assert not world.acceptor.half_open
 
 
-def test_a_rebooted_client_replaces_itself_only_when_it_has_finished(world: World) -> None:
+def test_a_rebooted_client_replaces_itself_only_when_it_has_finished(either: World) -> None:
+    world = either
     before = world.client()
     old = before.connect()
     rebooted = world.client()
@@ -232,7 +241,8 @@ def test_a_client_that_reboots_in_its_handshake_is_not_kept_waiting(world: World
     assert world.data == [(HERE, b"x")] and not world.acceptor.half_open
 
 
-def test_goodbye_beside_an_unfinished_handshake(world: World) -> None:
+def test_goodbye_beside_an_unfinished_handshake(either: World) -> None:
+    world = either
     client = world.client()
     client.connect()
     world.give(world.client().hello_with_cookie())
@@ -241,7 +251,8 @@ def test_goodbye_beside_an_unfinished_handshake(world: World) -> None:
     assert world.data == [(HERE, b"")]
 
 
-def test_forgeries_on_a_live_address_disturb_nobody(world: World) -> None:
+def test_forgeries_on_a_live_address_disturb_nobody(either: World) -> None:
+    world = either
     client = world.client()
     association = client.connect()
     hello = world.client().hello()
@@ -258,7 +269,8 @@ def test_forgeries_on_a_live_address_disturb_nobody(world: World) -> None:
     assert world.acceptor.associations == {HERE: association} and not world.lost
 
 
-def test_replayed_and_damaged_records_are_dropped(world: World) -> None:
+def test_replayed_and_damaged_records_are_dropped(either: World) -> None:
+    world = either
     client = world.client()
     client.connect()
     client.ssl.write(b"once")
@@ -277,7 +289,8 @@ def test_replayed_and_damaged_records_are_dropped(world: World) -> None:
     assert world.data[-1] == (HERE, b"whole")
 
 
-def test_several_records_in_one_datagram_and_in_any_order(world: World) -> None:
+def test_several_records_in_one_datagram_and_in_any_order(either: World) -> None:
+    world = either
     client = world.client()
     client.connect()
     records = []
@@ -357,7 +370,8 @@ def test_the_alert_is_repeated_some_times_for_some_seconds(pki: Pki) -> None:
     world.client().connect()
 
 
-def test_stopping_ends_no_association(world: World) -> None:
+def test_stopping_ends_no_association(either: World) -> None:
+    world = either
     client = world.client()
     client.connect()
     world.acceptor.is_accepting = False
@@ -366,7 +380,8 @@ def test_stopping_ends_no_association(world: World) -> None:
     assert world.data == [(HERE, b"x")]
 
 
-def test_close_says_goodbye(world: World) -> None:
+def test_close_says_goodbye(either: World) -> None:
+    world = either
     client = world.client()
     association = client.connect()
     world.acceptor.close(association)
@@ -375,7 +390,8 @@ def test_close_says_goodbye(world: World) -> None:
     assert world.is_empty()
 
 
-def test_a_client_that_ends_with_an_alert(world: World) -> None:
+def test_a_client_that_ends_with_an_alert(either: World) -> None:
+    world = either
     client = world.client()
     association = client.connect()
     before = len(world.sent)

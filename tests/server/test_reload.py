@@ -337,3 +337,9 @@ async def test_what_needs_a_restart_is_said_until_there_was_one(
         assert backend.sessions.gate.max_sessions == 11
     (fleet / "fleetnet.toml").write_text("max_sessions = 12\n")
     assert await backend.reload()
+
+
+async def test_a_setting_says_whether_dtls_sessions_are_compact(fleet: Path) -> None:
+    for compact in (True, False):
+        async with Backend(fleet, settings(compact_dtls=compact)) as backend:
+            assert backend.dtls.acceptor._compact is compact

@@ -1,11 +1,20 @@
 """The DTLS listener: associations of ports/cpython_dtls_server.py as core's transports."""
 
+import structlog
+
 from fleetnet.errors import FleetError
 from fleetnet.ports.cpython_dtls_server import DtlsSocket
+from fleetnet.ports.openssl_compact import Session
 from fleetnet.ports.openssl_context import Context
-from fleetnet.ports.openssl_dtls import Address, Association
+from fleetnet.ports.openssl_dtls_state import Address, Association
 from fleetnet_server.core.transport import Accept, LinkHandler, Refused
 from fleetnet_server.net.admission import Admission, Door
+
+_log = structlog.get_logger("fleetnet.dtls")
+
+
+def _tell_fallback(reason: str) -> None:
+    _log.warning("DTLS sessions keep OpenSSL's objects, 80 KB each", reason=reason)
 
 
 class DtlsLink:
@@ -29,7 +38,11 @@ class DtlsLink:
     def send(self, data: bytes) -> None:
         """See Transport.send; a datagram that finds no room is lost, as on the wire."""
         if self._association is not None:
-            self._listener.acceptor.send(self._association, data)
+            try:
+                self._listener.acceptor.send(self._association, data)
+            except FleetError as error:
+                # The session that sends is in the middle of its work.
+                self._listener.soon(self._listener.acceptor.lose, self._association, error)
 
     def close(self, linger_s: float = 1.0) -> None:
         """See Transport.close. UDP has nothing to linger for."""
@@ -68,13 +81,17 @@ class DtlsListener(DtlsSocket):
         max_handshakes: int = 1000,
         admission: Admission | None = None,
         cookie_key: bytes = b"",
+        compact: bool = True,
     ):
         super().__init__(
             context,
             handshake_timeout_s=handshake_timeout_s,
             max_handshakes=max_handshakes,
             cookie_key=cookie_key,
+            compact=compact,
         )
+        self.soon = self._loop.call_soon
+        self.acceptor.on_fallback = _tell_fallback
         self._accept = accept
         self._report = refused
         self.door = Door(max_handshakes, admission)
@@ -97,6 +114,8 @@ class DtlsListener(DtlsSocket):
             raise
         if link._association is not None:
             link.handler = handler
+        if isinstance(association.ssl, Session):
+            association.ssl.forget_certificate()  # core holds it where it matters
 
     def on_data(self, association: Association, payload: bytes) -> None:
         link: DtlsLink = association.owner

@@ -1,15 +1,18 @@
 """DtlsListener on real sockets."""
 
 import asyncio
+import itertools
 import random
 import socket
 from contextlib import ExitStack
 
 import pytest
+import structlog
 
 from dtls_world import World
 from fleetnet.errors import FleetError, HandshakeTimeout, LinkClosed, Rejected, TrustError
 from fleetnet.ports.cpython import Datagrams
+from fleetnet.ports.openssl_compact import MOST_RECORDS, Session
 from listening import HOST, REFUSALS, TRIES, Server, device, serving, until
 from pki import Pki
 
@@ -164,3 +167,43 @@ async def test_two_hundred_devices_at_once(pki: Pki) -> None:
             link.close()
         await until(lambda: not server.listener.acceptor.associations)
         assert all(handler.lost == [None] for handler in server.handlers)
+
+
+async def test_keys_that_are_used_up_end_the_link_behind_the_senders_back(pki: Pki) -> None:
+    """Whoever sends is in the middle of its work: it hears of the end in a turn of its own."""
+    async with serving(pki, "dtls") as server:
+        link = await server.open(device(pki, datagram=True))
+        assert await talk(link, b"hi") == b"echo hi"
+        [handler] = server.handlers
+        [association] = server.listener.acceptor.associations.values()
+        session = association.ssl
+        assert isinstance(session, Session)
+        session._numbers = itertools.count(MOST_RECORDS)
+        handler.transport.send(b"one more")
+        assert not handler.lost
+        await until(lambda: handler.lost)
+        assert isinstance(handler.lost[0], LinkClosed) and "connect again" in str(handler.lost[0])
+        with pytest.raises(LinkClosed):  # close_notify
+            await link.receive(30_000)
+
+
+@pytest.mark.parametrize("compact", [True, False])
+async def test_sessions_are_keys_or_objects(pki: Pki, compact: bool) -> None:
+    async with serving(pki, "dtls", compact=compact) as server:
+        link = await server.open(device(pki, datagram=True))
+        assert await talk(link, b"hi") == b"echo hi"
+        [association] = server.listener.acceptor.associations.values()
+        assert isinstance(association.ssl, Session) is compact
+        assert server.handlers[0].certificate == pki.device.certificate
+        if compact:
+            assert association.ssl.peer_certificate() is None  # 500 B that nobody asks for again
+        link.close()
+
+
+async def test_a_fallback_is_logged(pki: Pki) -> None:
+    async with serving(pki, "dtls") as server:
+        with structlog.testing.capture_logs() as logs:
+            server.listener.acceptor.on_fallback("it lacks something")
+    assert [(line["log_level"], line["reason"]) for line in logs] == [
+        ("warning", "it lacks something")
+    ]
