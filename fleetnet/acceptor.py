@@ -11,7 +11,48 @@ from fleetnet.events import HelloReceived
 from fleetnet.fields import FieldReader, FieldWriter
 from fleetnet.handshake import TIME_BYTES, VERSION_MAJOR, Ending, Hello, Welcome
 from fleetnet.session import CLOSING, GREETING, OPEN, Session
-from fleetnet.ticks import ticks_diff
+from fleetnet.session_link import Keepalive
+from fleetnet.ticks import ticks_add, ticks_diff
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fleetnet.receiver import Receiver
+
+
+# The acceptor waits for two pings and this.
+_GRACE_MS = 15_000
+
+# How long an acceptor waits for HELLO on an open link.
+_GREETING_MS = 15_000
+
+
+class AcceptorKeepalive(Keepalive):
+    """An acceptor never asks; it waits for two of the other's pings and a little longer."""
+
+    def __init__(self, datagram: bool, now: int):
+        super().__init__(datagram, now)
+        self.wait_for_owner(now)
+
+    def start(self, interval_ms: int, now: int) -> None:
+        """As Keepalive.start."""
+        super().start(2 * interval_ms + _GRACE_MS, now)
+
+    def wait_for_owner(self, now: int) -> None:
+        """HELLO is here; the owner has a grace time of its own to decide."""
+        self.due = ticks_add(now, _GREETING_MS)
+
+    def hurry(self, now: int) -> None:
+        """An acceptor sends no PING."""
+
+    def handle_timer(self, now: int) -> bytes:
+        """Look whether the link is dead; return b""."""
+        if self.due is not None and ticks_diff(self.due, now) <= 0:
+            # Before the session is open the patience is 0: dribbled bytes buy no time.
+            if self.silence_ms(now) >= self._interval_ms:
+                self.is_dead = True
+            else:
+                self.due = ticks_add(self._last_heard, self._interval_ms)
+        return b""
 
 
 class AcceptorSession(Session):
@@ -21,6 +62,8 @@ class AcceptorSession(Session):
     """
 
     initiator = False
+    _keepalive = AcceptorKeepalive
+    receiver: "Receiver"
 
     def _greet(self, hello: Hello, now: int) -> None:
         """The initiator speaks first."""
@@ -54,6 +97,12 @@ class AcceptorSession(Session):
         self._link.answer = self._link.control[-1]
         self._open(welcome, now)
 
+    def set_window(self, window: int, now: int) -> None:
+        """Change the room that acknowledgements offer, in messages a stream; 0 halts."""
+        if window != self.receiver.window:
+            self.receiver.window = window
+            self.receiver.acknowledge_soon(now)
+
     def bye(self, now: int, reason: int = NORMAL, retry_after_ms: int = 0) -> None:
         """As Session.bye; what is durable is acknowledged before it, as nothing is behind it."""
         self._acknowledge_first()
@@ -72,6 +121,27 @@ class AcceptorSession(Session):
                 stream.dirty = True
             self._acknowledge_first()
         super().handle_timer(now)
+
+    def acknowledgement_alone(self, now: int) -> bytes:
+        """Return ACK when it is due and all that there is to say or to do; else b"".
+
+        What most timers of a server are for: ``handle_timer`` and ``data_to_send`` look at
+        everything that may be due, which takes four times as long.
+        """
+        receiver, sender, link = self.receiver, self.sender, self._link
+        due = receiver.ack_due
+        check = link.keepalive.due
+        if (
+            due is None or ticks_diff(due, now) > 0 or self.state != OPEN or link.control
+            or link.live or self.bulk is not None or sender.in_flight or sender.timer is not None
+            or check is None or ticks_diff(check, now) <= 0
+        ):  # fmt: skip
+            return b""
+        for stream in sender.streams.values():
+            if stream.waiting or stream.forward:
+                return b""
+        payload = receiver.ack_payload()
+        return wire.encode_frame(wire.ACK, 0, 0, payload) if payload else b""
 
     def _acknowledge_first(self) -> None:
         """Queue ACK now: whoever hears a BYE listens no longer (docs/protocol.md section 8)."""
@@ -103,7 +173,9 @@ class AcceptorSession(Session):
         if hello.version[0] != VERSION_MAJOR:
             self.refuse(VERSION, 0, "this end speaks version %d" % VERSION_MAJOR)
             return
-        self._link.keepalive.wait_for_owner(now)
+        keepalive = self._link.keepalive
+        if isinstance(keepalive, AcceptorKeepalive):
+            keepalive.wait_for_owner(now)
         self._events.append(HelloReceived(hello))
 
     def _receive_control(self, kind: int, payload: bytes, now: int) -> None:

@@ -1,29 +1,32 @@
-"""Runs one session over one link: the shell around the five verbs.
+"""Opens links and runs a session over one: the shell around the five verbs.
 
 One task reads, the caller's task writes and keeps the timers. Ends when the session has
 ended, and leaves neither a task nor an open link behind.
+
+Both kinds of link have the same five members:
+
+    what                "HOST:PORT", for messages
+    datagram            True for DTLS
+    await send(chunk)   a piece of the stream, or one datagram's payload
+    await receive()     the next bytes; raises LinkClosed at the end
+    cipher(), close()
 """
 
 import asyncio
 
-from fleetnet.errors import (
-    DISABLED,
-    IDLE,
-    NO_IDENTITY,
-    REVOKED,
-    UNKNOWN_DEVICE,
-    HandshakeTimeout,
-    LinkClosed,
-    ProtocolError,
-    Rejected,
-)
+from fleetnet.codes import NO_IDENTITY, UNKNOWN_DEVICE
+from fleetnet.errors import HandshakeTimeout, LinkClosed, Rejected
 from fleetnet.events import Closed, Refused
 from fleetnet.ports import port
 from fleetnet.session import GREETING
 from fleetnet.ticks import ticks_add, ticks_diff
 
-# BYE reasons that mean "we do not want this device", as REFUSE would.
-_REFUSALS = (UNKNOWN_DEVICE, DISABLED, REVOKED, NO_IDENTITY)
+# A socket without room for a datagram has some after so long; after that it counts as
+# lost, and the session sends it again.
+_ROOM_MS = 5
+_ROOM_TRIES = 20
+
+_READ_BYTES = 4096
 
 # After our last frame the peer gets so long to read it before the link is closed.
 _LAST_WORDS_MS = 20
@@ -34,9 +37,86 @@ _LONG_MS = 60_000
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from fleetnet.links import DatagramLink, StreamLink
+    from fleetnet.ports.cpython import Context, Datagrams
+    from fleetnet.ports.cpython import Stream as RawStream
     from fleetnet.session import Session
+
+
+class Link:
+    """What both kinds have in common."""
+
+    def __init__(self, raw: "RawStream | Datagrams", what: str):
+        self._raw: "Any" = raw
+        self.what = what
+
+    def cipher(self) -> "tuple[str, str] | None":
+        """Return (cipher suite, protocol version); None on plain TCP."""
+        return self._raw.cipher()  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+class StreamLink(Link):
+    """Frames over TLS (or plain TCP)."""
+
+    datagram = False
+
+    async def send(self, chunk: bytes) -> None:
+        """Send ``chunk`` whole. Raises the errors of the stream."""
+        self._raw.write(chunk)
+        await self._raw.drain()
+
+    async def receive(self) -> bytes:
+        """Return the next bytes."""
+        data: bytes = await self._raw.read(_READ_BYTES)
+        if not data:
+            raise LinkClosed("%s closed the connection" % self.what)
+        return data
+
+
+class DatagramLink(Link):
+    """Frames over DTLS."""
+
+    datagram = True
+
+    async def send(self, chunk: bytes) -> None:
+        """Send one datagram; it is lost when the stack has no room for 100 ms."""
+        for _ in range(_ROOM_TRIES):
+            if self._raw.send(chunk):
+                return
+            await port.sleep_ms(_ROOM_MS)
+
+    async def receive(self) -> bytes:
+        """Return the next datagram's payload."""
+        data: "bytes | None" = None
+        while data is None:
+            data = await self._raw.receive()
+        return data
+
+
+async def open_link(
+    host: str,
+    port_number: int,
+    context: "Context",
+    server_hostname: "str | None" = None,
+    timeout_ms: int = 10_000,
+) -> "StreamLink | DatagramLink":
+    """Connect to a server; ``context`` says whether over TLS or DTLS.
+
+    Raises:
+        Unreachable, HandshakeTimeout, the TrustError family, Rejected, CredentialError.
+    """
+    what = "%s:%d" % (host, port_number)
+    if context.datagram:
+        datagrams = await port.open_datagram(
+            host, port_number, context, server_hostname, timeout_ms
+        )
+        return DatagramLink(datagrams, what)
+    stream = await port.open_stream(host, port_number, context, server_hostname, timeout_ms)
+    return StreamLink(stream, what)
 
 
 class Endpoint:
@@ -154,25 +234,15 @@ class Endpoint:
             self._on_event(event)
 
     def _raise_ending(self, event: "Closed | Refused") -> None:
-        ending = event.ending
-        if isinstance(event, Closed) and not event.by_peer and not ending.reason:
+        reason = event.ending.reason
+        if not reason and isinstance(event, Closed) and not event.by_peer:
             return
-        # Only now: a board that is never refused does not load the words.
-        from fleetnet.reasons import reason_text
-
-        text = reason_text(ending.reason)
-        if ending.detail:
-            text = "%s: %s" % (text, ending.detail)
-        if isinstance(event, Refused) or (event.by_peer and ending.reason in _REFUSALS):
-            raise Rejected(
-                "rejected by %s: %s" % (self._link.what, text),
-                ending.reason,
-                None,
-                ending.retry_after_ms,
-            )
-        if event.by_peer:
-            raise LinkClosed("%s ended the session: %s" % (self._link.what, text))
-        if ending.reason == IDLE:
-            raise LinkClosed("%s fell silent: %s" % (self._link.what, ending.detail))
-        if ending.reason and ending.detail:
-            raise ProtocolError("%s: %s" % (self._link.what, ending.detail), ending.reason)
+        try:
+            # Only now: a board that is never refused does not load the words.
+            from fleetnet.reasons import raise_ending
+        except MemoryError:
+            text = "%s: ended for reason %d" % (self._link.what, reason)
+            if isinstance(event, Refused) or UNKNOWN_DEVICE <= reason <= NO_IDENTITY:
+                raise Rejected(text, reason, None, self.retry_after_ms)
+            raise LinkClosed(text)
+        raise_ending(event, self._link.what)

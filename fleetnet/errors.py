@@ -22,22 +22,60 @@ Single inheritance only, and no attributes on built-in exceptions: MicroPython c
 neither. Errors carry what happened first, what to do next behind it.
 """
 
-# Reason codes: BYE, REFUSE and ProtocolError share this table (docs/protocol.md section 9).
-NORMAL = 0
-SHUTDOWN = 1
-REPLACED = 2
-IDLE = 3
-PROTOCOL = 4
-VERSION = 5
-UNKNOWN_DEVICE = 6
-DISABLED = 7
-REVOKED = 8
-NO_IDENTITY = 9
-OVERLOADED = 10
-LIMIT = 11
-STORE_UNAVAILABLE = 12
-UNKNOWN_KIND = 13
-GOING_AWAY = 14
+from fleetnet.codes import (
+    DISABLED,
+    GOING_AWAY,
+    IDLE,
+    LIMIT,
+    NO_IDENTITY,
+    NORMAL,
+    OVERLOADED,
+    PROTOCOL,
+    REPLACED,
+    REVOKED,
+    SHUTDOWN,
+    STORE_UNAVAILABLE,
+    UNKNOWN_DEVICE,
+    UNKNOWN_KIND,
+    VERSION,
+)
+
+__all__ = (
+    "DISABLED",
+    "GOING_AWAY",
+    "IDLE",
+    "LIMIT",
+    "NORMAL",
+    "NO_IDENTITY",
+    "OVERLOADED",
+    "PROTOCOL",
+    "REPLACED",
+    "REVOKED",
+    "SHUTDOWN",
+    "STORE_UNAVAILABLE",
+    "UNKNOWN_DEVICE",
+    "UNKNOWN_KIND",
+    "VERSION",
+    "BlobRefused",
+    "CertificateExpired",
+    "CertificateNotYetValid",
+    "CredentialError",
+    "FleetError",
+    "HandshakeTimeout",
+    "LimitError",
+    "LinkClosed",
+    "LinkError",
+    "ProtocolError",
+    "Rejected",
+    "TrustError",
+    "Unreachable",
+    "Unsupported",
+    "WrongCA",
+    "WrongName",
+    "WrongPin",
+)
+
+TYPE_CHECKING = False
 
 
 class FleetError(Exception):
@@ -149,3 +187,14 @@ class CredentialError(FleetError):
 
 class Unsupported(FleetError):
     """This interpreter or firmware lacks the feature; the message names what has it."""
+
+
+if TYPE_CHECKING:
+    pass
+else:
+
+    def __getattr__(name):
+        # A compiled file holds no codes; a program that asks for one gets it from there.
+        from fleetnet import codes
+
+        return getattr(codes, name)

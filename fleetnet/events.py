@@ -1,19 +1,21 @@
 """What a session tells its owner, one object each from ``Session.next_event``."""
 
-from fleetnet.handshake import Ending, Hello, Welcome
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fleetnet.handshake import Ending, Hello, Welcome
 
 
 class HelloReceived:
     """Acceptor only: decide, then call ``Session.welcome`` or ``Session.refuse``."""
 
-    def __init__(self, hello: Hello):
+    def __init__(self, hello: "Hello"):
         self.hello = hello
 
 
 class Opened:
     """Messages flow from now on. ``welcome`` is what both ends agreed on."""
 
-    def __init__(self, welcome: Welcome):
+    def __init__(self, welcome: "Welcome"):
         self.welcome = welcome
 
 
@@ -55,7 +57,7 @@ class Gap:
 class Refused:
     """Initiator only: the acceptor does not want this device (now)."""
 
-    def __init__(self, ending: Ending):
+    def __init__(self, ending: "Ending"):
         self.ending = ending
 
 
@@ -67,7 +69,7 @@ class Closed:
         by_peer: the peer said so; else we did (BYE of ours, a broken rule, silence).
     """
 
-    def __init__(self, ending: Ending, by_peer: bool):
+    def __init__(self, ending: "Ending", by_peer: bool):
         self.ending = ending
         self.by_peer = by_peer
 

@@ -9,51 +9,103 @@
 
 On TLS frames follow one another; a DTLS datagram holds one or more whole frames.
 
-Source: docs/protocol.md section 2.
+The payloads of two kinds are here, too, as the sender of messages reads and writes them;
+receiver.py has the other side:
+
+    ACK      window varint, then for each stream: stream u8, durable varint,
+             n u8, n bytes bitmap
+    FORWARD  for each stream: stream u8, oldest varint
+
+Bit i of the bitmap (bit 0 = lowest bit of the first byte) stands for sequence number
+durable + 1 + i.
+
+Source: docs/protocol.md sections 2, 6.1 and 6.4.
 """
 
 from fleetnet import limits
 from fleetnet.errors import LIMIT, ProtocolError
+from fleetnet.kinds import (
+    ACK,
+    BLOB,
+    BLOB_CHUNK,
+    BLOB_STATE,
+    BLOBS,
+    BYE,
+    BYE_ACK,
+    CALL,
+    COMMANDS,
+    CONFIG,
+    CONFIG_STATE,
+    CONTROL,
+    CREDENTIAL,
+    CREDENTIAL_STATE,
+    EVENT,
+    EVENTS,
+    FORWARD,
+    HELLO,
+    LOG,
+    LOGS,
+    MESSAGE,
+    MORE,
+    OPTIONAL,
+    PING,
+    PONG,
+    RAW,
+    READINGS,
+    REFUSE,
+    RELAY,
+    RESULT,
+    SEQUENCED,
+    STREAM_MASK,
+    TELEMETRY,
+    WELCOME,
+)
 from fleetnet.varint import put_varint, take_varint
 
-# Kinds (docs/protocol.md section 3). Control kinds are below MESSAGE.
-HELLO = 0x01
-WELCOME = 0x02
-REFUSE = 0x03
-BYE = 0x04
-BYE_ACK = 0x05
-PING = 0x06
-PONG = 0x07
-ACK = 0x08
-FORWARD = 0x09
-MESSAGE = 0x10  # this and above go to the application
-READINGS = 0x10
-RAW = 0x11
-EVENT = 0x12
-LOG = 0x13
-CALL = 0x18
-RESULT = 0x19
-CONFIG = 0x20
-CONFIG_STATE = 0x21
-BLOB = 0x28
-BLOB_CHUNK = 0x29
-BLOB_STATE = 0x2A
-CREDENTIAL = 0x30
-CREDENTIAL_STATE = 0x31
-RELAY = 0x38
-OPTIONAL = 0x80
+__all__ = (
+    "ACK",
+    "BLOB",
+    "BLOBS",
+    "BLOB_CHUNK",
+    "BLOB_STATE",
+    "BYE",
+    "BYE_ACK",
+    "CALL",
+    "COMMANDS",
+    "CONFIG",
+    "CONFIG_STATE",
+    "CONTROL",
+    "CREDENTIAL",
+    "CREDENTIAL_STATE",
+    "EVENT",
+    "EVENTS",
+    "FORWARD",
+    "HELLO",
+    "LOG",
+    "LOGS",
+    "MESSAGE",
+    "MORE",
+    "OPTIONAL",
+    "PING",
+    "PONG",
+    "RAW",
+    "READINGS",
+    "REFUSE",
+    "RELAY",
+    "RESULT",
+    "SEQUENCED",
+    "STREAM_MASK",
+    "TELEMETRY",
+    "WELCOME",
+    "FrameSplitter",
+    "decode_ack",
+    "decode_frame",
+    "encode_forward",
+    "encode_frame",
+    "pack_datagrams",
+    "split_datagram",
+)
 
-# Streams; the lower number leaves first (docs/protocol.md section 5).
-CONTROL = 0
-COMMANDS = 1
-EVENTS = 2
-TELEMETRY = 3
-LOGS = 4
-BLOBS = 5
-
-STREAM_MASK = 0x0F
-SEQUENCED = 0x10
-MORE = 0x20
 _RESERVED = 0xC0
 
 # kind, flags, 3 bytes of length, 5 of sequence number.
@@ -178,3 +230,39 @@ def pack_datagrams(frames: "list[bytes]") -> "list[bytes]":
         size += len(encoded)
     datagrams.append(b"".join(group))
     return datagrams
+
+
+def decode_ack(payload: bytes) -> "tuple[int, list[tuple[int, int, bytes]]]":
+    """Read ACK: (window, list of (stream, durable, bitmap)).
+
+    Raises:
+        ProtocolError: cut off, or a stream or the window out of range.
+    """
+    window, at = take_varint(payload, 0)
+    if window > limits.MAX_WINDOW:
+        raise ProtocolError("window %d, limit %d" % (window, limits.MAX_WINDOW), LIMIT)
+    end = len(payload)
+    entries = []
+    while at < end:
+        number = payload[at]
+        durable, at = take_varint(payload, at + 1)
+        if at >= end or not 0 < number <= limits.MAX_STREAM:
+            raise ProtocolError("acknowledgement is cut off or names stream %d" % number)
+        stop = at + 1 + payload[at]
+        if stop > end:
+            raise ProtocolError("acknowledgement bitmap is cut off")
+        entries.append((number, durable, payload[at + 1 : stop]))
+        at = stop
+    return window, entries
+
+
+def encode_forward(numbers: "dict[int, int]") -> bytes:
+    """Lay out FORWARD from stream -> oldest sequence number that will still come.
+
+    A greeting's resume points have the same form.
+    """
+    out = bytearray()
+    for number in sorted(numbers):
+        out.append(number)
+        put_varint(out, numbers[number])
+    return bytes(out)

@@ -7,24 +7,42 @@ its ClientHello. Source: docs/protocol.md section 4.
 from fleetnet import limits, tags
 from fleetnet.errors import LIMIT, VERSION, ProtocolError
 from fleetnet.fields import FieldReader, FieldWriter
+from fleetnet.frame import encode_forward
+from fleetnet.tags import (
+    CAN_BLOB,
+    CAN_COMMAND,
+    CAN_CONFIGURE,
+    CAN_MAKE_KEY,
+    CAN_RELAY,
+    CAN_ROTATE,
+    EPOCH_SIZE,
+    NONCE_SIZE,
+    TIME_BYTES,
+    VERSION_MAJOR,
+    VERSION_MINOR,
+)
 from fleetnet.varint import put_varint, take_varint
 
-VERSION_MAJOR = 1
-VERSION_MINOR = 0
-
-# Capability bits (docs/protocol.md section 4.3); both ends use the intersection.
-CAN_COMMAND = 0x01
-CAN_CONFIGURE = 0x02
-CAN_BLOB = 0x04
-CAN_RELAY = 0x08
-CAN_ROTATE = 0x10
-CAN_MAKE_KEY = 0x20
-
-EPOCH_SIZE = 8
-NONCE_SIZE = 4
-
-# A unix time in ms fits six varint bytes until the year 2109.
-TIME_BYTES = 7
+__all__ = (
+    "CAN_BLOB",
+    "CAN_COMMAND",
+    "CAN_CONFIGURE",
+    "CAN_MAKE_KEY",
+    "CAN_RELAY",
+    "CAN_ROTATE",
+    "EPOCH_SIZE",
+    "NONCE_SIZE",
+    "TIME_BYTES",
+    "VERSION_MAJOR",
+    "VERSION_MINOR",
+    "Ending",
+    "Greeting",
+    "Hello",
+    "Welcome",
+    "check_welcome",
+    "decode_ending",
+    "decode_welcome",
+)
 
 
 def _put_pairs(streams: "dict[int, tuple[int, int]]") -> bytearray:
@@ -51,14 +69,6 @@ def _take_pairs(data: bytes) -> "dict[int, tuple[int, int]]":
             raise ProtocolError("stream %d: oldest %d, next %d" % (number, oldest, following))
         streams[number] = (oldest, following)
     return streams
-
-
-def _put_resume(points: "dict[int, int]") -> bytearray:
-    buffer = bytearray()
-    for number in sorted(points):
-        buffer.append(number)
-        put_varint(buffer, points[number])
-    return buffer
 
 
 def _take_resume(data: bytes) -> "dict[int, int]":
@@ -109,7 +119,7 @@ class Greeting:
             out.put_bytes(tags.STREAMS, _put_pairs(self.streams))
         if self.peer_epoch:
             out.put_bytes(tags.PEER_EPOCH, self.peer_epoch)
-            out.put_bytes(tags.RESUME, _put_resume(self.resume))
+            out.put_bytes(tags.RESUME, encode_forward(self.resume))
         out.put_bytes(tags.NONCE, self.nonce)
         if self.unix_ms:
             out.put_int(tags.UNIX_MS, self.unix_ms)

@@ -14,9 +14,9 @@ Memory: at most WINDOW messages of MAX_MESSAGE bytes for each stream of each sen
 import asyncio
 
 from fleetnet import errors
+from fleetnet.endpoint import DatagramLink, StreamLink
 from fleetnet.errors import FleetError, LimitError
 from fleetnet.hub_link import Message, SensorLink
-from fleetnet.links import DatagramLink, StreamLink
 from fleetnet.ports import port
 
 # Sensors at once; each costs a TLS connection, some 25 KB where mbedTLS uses the heap.

@@ -28,9 +28,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fleetnet.endpoint import DatagramLink, StreamLink
     from fleetnet.handshake import Hello
     from fleetnet.hub import Hub, Sensor
-    from fleetnet.links import DatagramLink, StreamLink
 
 
 class Reading:

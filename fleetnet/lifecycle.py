@@ -19,14 +19,15 @@ from fleetnet.handshake import (
     decode_ending,
     decode_welcome,
 )
-from fleetnet.receiver import Receiver
 from fleetnet.sender import Sender
-from fleetnet.session_link import BYE_TRIES, HELLO_TRIES, Link
+from fleetnet.session_link import Keepalive, Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
+
+    from fleetnet.receiver import Receiver
 
     class Bulk(Protocol):
         """Where chunks of blobs come from when nothing more urgent waits."""
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
         def handle_timer(self, now: int) -> None:
             """Do what is due; harmless when nothing is."""
 
+
+# HELLO is repeated for as long as the owner keeps the link.
+_HELLO_TRIES = 1 << 20
+_BYE_TRIES = 3
 
 # States.
 DOWN = 0  # no link
@@ -63,9 +68,12 @@ class Lifecycle:
     Attributes:
         bulk: source of best-effort chunks, asked for one at a time when nothing else
             waits; None without blobs.
+        receiver: what comes; made by ``listen`` when something does, as most devices only
+            send. An acceptor has it from the start.
     """
 
     initiator = True
+    _keepalive = Keepalive
 
     def __init__(
         self,
@@ -85,11 +93,15 @@ class Lifecycle:
         self.bulk: "Bulk | None" = None
         self.sender = Sender(fragment_payload)
         self._events: "list[object]" = []
-        self.receiver = Receiver(self._events, max_message)
+        self.receiver: "Receiver | None" = None
+        self._max_message = max_message
+        self._ack_delay_ms = 100
         self._random_bytes = random_bytes
         self._wall_ms = wall_ms
         self._fragment = fragment_payload
-        self._link = Link(self.initiator, False, max_frame, 0)
+        self._link = Link(Keepalive(False, 0), False, max_frame)
+        if not self.initiator:
+            self.listen()
 
     # -- links ---------------------------------------------------------------------
 
@@ -109,11 +121,23 @@ class Lifecycle:
                 "fragments of %d B do not fit a datagram link (%d B)"
                 % (self._fragment, limits.FRAGMENT_PAYLOAD)
             )
-        self._link = Link(self.initiator, datagram, self.max_frame, now)
+        self._link = Link(self._keepalive(datagram, now), datagram, self.max_frame)
         self.sender.open_link(datagram)
-        self.receiver.open_link(datagram)
+        if self.receiver is not None:
+            self.receiver.open_link(datagram)
         self.state = GREETING
         self._greet(hello or Hello(), now)
+
+    def listen(self) -> "Receiver":
+        """Return the receiving half; a session that only sends has none until then."""
+        receiver = self.receiver
+        if receiver is None:
+            from fleetnet.receiver import Receiver
+
+            receiver = self.receiver = Receiver(self._events, self._max_message)
+            receiver.open_link(self._link.datagram)
+            receiver.ack_delay_ms = self._ack_delay_ms
+        return receiver
 
     def close_link(self) -> None:
         """The link is gone; everything unacknowledged stays for the next one."""
@@ -123,7 +147,7 @@ class Lifecycle:
     def _greet(self, hello: Hello, now: int) -> None:
         self._fill(hello)
         hello.nonce = self._link.nonce = self._random_bytes(NONCE_SIZE)
-        self._link.say_repeatedly(wire.HELLO, hello.to_payload(), now, HELLO_TRIES)
+        self._link.say_repeatedly(wire.HELLO, hello.to_payload(), now, _HELLO_TRIES)
 
     def _fill(self, greeting: Greeting) -> None:
         greeting.epoch = self.epoch
@@ -132,7 +156,8 @@ class Lifecycle:
             greeting.streams[number] = (stream.oldest(), stream.next_seq)
         if self.peer_epoch:
             greeting.peer_epoch = self.peer_epoch
-            greeting.resume = self.receiver.resume_points()
+            if self.receiver is not None:
+                greeting.resume = self.receiver.resume_points()
         if self._wall_ms is not None:
             greeting.unix_ms = self._wall_ms()
 
@@ -144,7 +169,7 @@ class Lifecycle:
             return
         ending = self._link.ending = Ending(reason, retry_after_ms)
         self.state = CLOSING
-        self._link.say_repeatedly(wire.BYE, ending.to_payload(), now, BYE_TRIES)
+        self._link.say_repeatedly(wire.BYE, ending.to_payload(), now, _BYE_TRIES)
 
     # -- what the peer says ----------------------------------------------------------
 
@@ -168,13 +193,17 @@ class Lifecycle:
 
     def _accept_welcome(self, welcome: Welcome, now: int) -> None:
         check_welcome(welcome, self.epoch, self._fragment)
-        self.sender.rtt.ack_delay_ms = welcome.ack_delay_ms
-        self.receiver.ack_delay_ms = welcome.ack_delay_ms
-        if welcome.epoch == self.peer_epoch:
-            self.receiver.rewind(welcome.streams)
-        else:
-            self.peer_epoch = welcome.epoch
-            self.receiver.start({}, welcome.streams)
+        if self.sender.recovery is not None:
+            self.sender.recovery.ack_delay_ms = welcome.ack_delay_ms
+        self._ack_delay_ms = welcome.ack_delay_ms
+        if self.receiver is not None or welcome.streams:
+            receiver = self.listen()
+            receiver.ack_delay_ms = welcome.ack_delay_ms
+            if welcome.epoch == self.peer_epoch:
+                receiver.rewind(welcome.streams)
+            else:
+                receiver.start({}, welcome.streams)
+        self.peer_epoch = welcome.epoch
         self._resume(welcome.resume, welcome.window)
         self._open(welcome, now)
 

@@ -30,7 +30,7 @@ def encode_value(value: object) -> str:
     Raises:
         ValueError: not a number that JSON knows (NaN, infinity), or not JSON at all.
     """
-    if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
+    if isinstance(value, float) and value - value != 0:  # infinities and NaN give NaN
         raise ValueError("%r is no JSON number: leave the reading out, or send None" % value)
     return json.dumps(value, separators=(",", ":"))
 
@@ -70,8 +70,9 @@ class ReadingBatch:
         # A clock that was set in between begins a new batch, so that dt stays positive.
         if boot != self.boot or dt_ms < 0 or self.count >= self._max_readings:
             return False
-        size = len(text.encode()) + 16
-        if channel not in self._channels:
+        size = (len(text) if isinstance(value, (int, float)) else len(text.encode())) + 16
+        is_new = channel not in self._channels
+        if is_new:
             size += len(json.dumps(channel)) + 1
         if self._size + size > self._max_bytes:
             if not self.count:
@@ -79,7 +80,7 @@ class ReadingBatch:
                     "reading of %d B, limit %d B: send it as a blob" % (size, self._max_bytes)
                 )
             return False
-        if channel not in self._channels:
+        if is_new:
             self._channels.append(channel)
         self._items.append("[%d,%d,%s]" % (self._channels.index(channel), dt_ms, text))
         self._size += size

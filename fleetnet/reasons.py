@@ -1,4 +1,4 @@
-"""Reason codes and TLS alerts in words; a device imports this with its first refusal."""
+"""How sessions and handshakes end, in words; a device imports this with its first refusal."""
 
 from fleetnet.errors import (
     DISABLED,
@@ -16,8 +16,11 @@ from fleetnet.errors import (
     UNKNOWN_DEVICE,
     UNKNOWN_KIND,
     VERSION,
+    LinkClosed,
+    ProtocolError,
     Rejected,
 )
+from fleetnet.events import Closed, Refused
 
 REASONS = {
     NORMAL: "normal end",
@@ -41,6 +44,33 @@ REASONS = {
 def reason_text(code: int) -> str:
     """Name a reason code; unknown codes (a newer peer's) keep their number."""
     return REASONS.get(code) or "reason %d" % code
+
+
+# BYE reasons that mean "we do not want this device", as REFUSE would.
+_REFUSALS = (UNKNOWN_DEVICE, DISABLED, REVOKED, NO_IDENTITY)
+
+
+def raise_ending(event: "Closed | Refused", what: str) -> None:
+    """Raise what a session's end was: Rejected, LinkClosed or ProtocolError; or nothing.
+
+    Args:
+        what: "HOST:PORT" of the peer.
+    """
+    ending = event.ending
+    text = reason_text(ending.reason)
+    if ending.detail:
+        text = "%s: %s" % (text, ending.detail)
+    by_peer = isinstance(event, Closed) and event.by_peer
+    if isinstance(event, Refused) or (by_peer and ending.reason in _REFUSALS):
+        raise Rejected(
+            "rejected by %s: %s" % (what, text), ending.reason, None, ending.retry_after_ms
+        )
+    if by_peer:
+        raise LinkClosed("%s ended the session: %s" % (what, text))
+    if ending.reason == IDLE:
+        raise LinkClosed("%s fell silent: %s" % (what, ending.detail))
+    if ending.reason and ending.detail:
+        raise ProtocolError("%s: %s" % (what, ending.detail), ending.reason)
 
 
 # RFC 8446 section 6 and RFC 5246 section 7.2: the alerts that a refused peer sees.

@@ -8,13 +8,40 @@ Memory: out-of-order frames up to limits.EARLY_BYTES, one message in fragments a
 """
 
 from fleetnet import limits
-from fleetnet.acks import put_ack
 from fleetnet.errors import LIMIT, ProtocolError
 from fleetnet.events import Gap, Received
 from fleetnet.frame import MORE
 from fleetnet.rtt import HASTY_ACKS
 from fleetnet.ticks import ticks_add, ticks_diff
-from fleetnet.varint import put_varint
+from fleetnet.varint import put_varint, take_varint
+
+
+def put_ack(out: bytearray, number: int, durable: int, bitmap: bytes) -> None:
+    """Append one stream's entry of ACK; ``bitmap`` has at most 255 bytes."""
+    out.append(number)
+    put_varint(out, durable)
+    out.append(len(bitmap))
+    out.extend(bitmap)
+
+
+def decode_forward(payload: bytes) -> "dict[int, int]":
+    """Read FORWARD: stream -> oldest that will still come.
+
+    Raises:
+        ProtocolError: cut off, or a stream or a sequence number out of range, or
+            a stream named twice.
+    """
+    at = 0
+    entries: "dict[int, int]" = {}
+    while at < len(payload):
+        number = payload[at]
+        oldest, at = take_varint(payload, at + 1)
+        if not 0 < number <= limits.MAX_STREAM or not 0 < oldest <= limits.MAX_SEQUENCE + 1:
+            raise ProtocolError("FORWARD of stream %d to %d" % (number, oldest))
+        if number in entries:
+            raise ProtocolError("FORWARD names stream %d twice" % number)
+        entries[number] = oldest
+    return entries
 
 
 class ReceiveStream:
@@ -189,6 +216,12 @@ class Receiver:
         self._release(stream, number)
         self._cross_gaps(stream)
 
+    def take_forward(self, payload: bytes, now: int) -> None:
+        """Take FORWARD. Raises ProtocolError as decode_forward."""
+        for number, oldest in decode_forward(payload).items():
+            self.forward(number, oldest)
+        self.acknowledge_soon(now)
+
     def _cross_gaps(self, stream: ReceiveStream) -> None:
         """Move the durable point over gaps that it has reached."""
         while stream.gaps and stream.gaps[0][0] <= stream.durable + 1:
@@ -219,6 +252,19 @@ class Receiver:
             stream.dirty = True
         self._tell_window = True
         self._ack_within(now, 0)
+
+    def answer_ping(self, ping: bytes, unix_ms: int, now: int) -> bytes:
+        """Return the payload of PONG, and report every stream; ``unix_ms``: our clock, or 0.
+
+        Raises:
+            ProtocolError: a PING without its count.
+        """
+        if len(ping) < 2:
+            raise ProtocolError("PING without its count")
+        pong = bytearray(ping[:2])
+        put_varint(pong, unix_ms)
+        self.acknowledge_soon(now)
+        return bytes(pong)
 
     def _delay_ms(self) -> int:
         """Return how long an acknowledgement may wait: hardly, while frames are lost."""
@@ -256,13 +302,9 @@ class Receiver:
     def _bitmap(self, stream: ReceiveStream) -> bytes:
         base = stream.durable + 1
         # Behind a gap, next may be any distance away; the sender asks about a window only.
-        arrived = min(stream.next, base + limits.WINDOW)
-        end = arrived
+        end = arrived = min(stream.next, base + limits.WINDOW)
+        bits = (1 << (arrived - base)) - 1
         for seq in stream.early:
             end = max(end, seq + 1)
-        bits = bytearray((end - base + 7) >> 3)
-        for seq in range(base, arrived):
-            bits[(seq - base) >> 3] |= 1 << ((seq - base) & 7)
-        for seq in stream.early:
-            bits[(seq - base) >> 3] |= 1 << ((seq - base) & 7)
-        return bytes(bits)
+            bits |= 1 << (seq - base)
+        return bits.to_bytes((end - base + 7) >> 3, "little")

@@ -2,8 +2,7 @@
 
 Used by session.py only. The window bounds the *span* of sequence numbers: a frame is
 never overtaken by more than the receiver can keep. On a stream link every frame is sent
-once a link; on a datagram link frames are sent again when later ones are acknowledged
-(RFC 9002 section 6.1.1) or when the timeout fires (RFC 6298 section 5).
+once a link; on a datagram link frames are sent again as recovery.py says.
 
 Memory: one object a frame, at most limits.WINDOW a stream; payloads are shared, not copied.
 """
@@ -11,28 +10,23 @@ Memory: one object a frame, at most limits.WINDOW a stream; payloads are shared,
 from fleetnet import limits
 from fleetnet.errors import LimitError, ProtocolError
 from fleetnet.frame import MORE, SEQUENCED, encode_frame
-from fleetnet.rtt import HASTY_ACKS, RttEstimator
 from fleetnet.ticks import ticks_add, ticks_diff
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fleetnet.recovery import Recovery
+
+# States of a frame.
 _WAITING = 0  # to be sent, again or for the first time on this link
-_FLYING = 1  # sent, nothing heard
+FLYING = 1  # sent, nothing heard
 _HELD = 2  # the peer has it, perhaps only in memory: do not resend, do not forget
-
-# Frames overtaken by this many later ones are lost (RFC 9002 section 6.1.1).
-_REORDERING = 3
-
-# So much reordering in time is taken for granted.
-_REORDERING_MS = 10
 
 # On a stream link nothing is sent again, but so long without news is worth a PING: a TCP
 # peer that vanished, or our own new address, shows no other way for minutes.
 _STALL_MS = 5_000
 
-# Bytes in flight on a datagram link (RFC 9002 section 7.2): four datagrams to begin with,
-# two after losses, a whole window at most.
-_INITIAL_FLIGHT = 4 * limits.DATAGRAM_PAYLOAD
-_MIN_FLIGHT = 2 * limits.DATAGRAM_PAYLOAD
-_MAX_FLIGHT = limits.WINDOW * limits.DATAGRAM_PAYLOAD
+# A stream link asks for nothing again (no timer may be set further ahead than 6 days).
+_NEVER_MS = 1 << 28
 
 
 class Outgoing:
@@ -68,23 +62,29 @@ class SendStream:
 
 
 class Sender:
-    """All streams of one direction, over any sequence of links."""
+    """All streams of one direction, over any sequence of links.
+
+    Attributes:
+        streams: by number; order: the same, the most urgent first.
+        recovery: of the datagram link; None on a stream link.
+        number: of frames sent so far, repetitions included.
+        in_flight: bytes on their way; resent: frames that were sent again.
+        has_gaps: the peer has perhaps not heard yet what was given up.
+        timer, forward_due: ticks at which handle_timer and forwards_to_send want to run.
+    """
 
     def __init__(self, fragment_payload: int):
         self.streams: "dict[int, SendStream]" = {}
-        self.rtt = RttEstimator()
+        self.recovery: "Recovery | None" = None
         self.window = limits.WINDOW
+        self.number = 0
         self.in_flight = 0
         self.resent = 0
+        self.has_gaps = False
         self.timer: "int | None" = None
         self.forward_due: "int | None" = None
-        self._order: "list[SendStream]" = []
+        self.order: "list[SendStream]" = []
         self._fragment = fragment_payload
-        self._datagram = False
-        self._number = 0
-        self._flight_limit = _INITIAL_FLIGHT
-        self._threshold = _MAX_FLIGHT
-        self._recovery = 0
 
     def open_stream(self, number: int, first_seq: int = 1) -> SendStream:
         """Return a stream, beginning at ``first_seq`` when it is new."""
@@ -93,7 +93,9 @@ class Sender:
             if not 0 < number <= limits.MAX_STREAM:
                 raise LimitError("stream %d is not 1..%d" % (number, limits.MAX_STREAM))
             stream = self.streams[number] = SendStream(number, first_seq)
-            self._order = [self.streams[n] for n in sorted(self.streams)]
+            self.order = []
+            for each in sorted(self.streams):
+                self.order.append(self.streams[each])
         return stream
 
     def frames_of(self, size: int) -> int:
@@ -134,13 +136,14 @@ class Sender:
 
     def open_link(self, datagram: bool) -> None:
         """Begin on a new link: nothing is in flight on it yet."""
-        self._datagram = datagram
-        self.rtt = RttEstimator()
-        self._flight_limit = _INITIAL_FLIGHT
-        self._threshold = _MAX_FLIGHT
+        self.recovery = None
+        if datagram:
+            from fleetnet.recovery import Recovery
+
+            self.recovery = Recovery()
         self.in_flight = 0
         self.timer = self.forward_due = None
-        for stream in self._order:
+        for stream in self.order:
             stream.waiting = len(stream.frames)
             for frame in stream.frames:
                 frame.state = _WAITING
@@ -149,7 +152,7 @@ class Sender:
         """Take the peer's last durable sequence numbers; return (stream, seq) delivered."""
         delivered = []
         self.window = window
-        for stream in self._order:
+        for stream in self.order:
             point = points.get(stream.number, 0)
             if point >= stream.next_seq:
                 raise ProtocolError(
@@ -166,7 +169,8 @@ class Sender:
     def frames_to_send(self, now: int, budget: int) -> "list[bytes]":
         """Return encoded frames, most urgent stream first, about ``budget`` bytes of them."""
         out: "list[bytes]" = []
-        for stream in self._order:
+        recovery = self.recovery
+        for stream in self.order:
             if not stream.waiting:
                 continue
             last = stream.cum + self.window
@@ -175,29 +179,30 @@ class Sender:
                     continue
                 if frame.seq > last or budget <= 0:
                     break
-                if self._datagram and self.in_flight >= self._flight_limit:
+                if recovery is not None and self.in_flight >= recovery.flight_limit:
                     return out
                 out.append(self._launch(stream, frame, now))
                 budget -= len(out[-1])
-        if self._datagram and self.timer is None and self.is_blocked():
+        if recovery is not None and self.timer is None and self._is_blocked():
             # The window is shut; should the frame that opens it be lost, ask again.
-            self.timer = ticks_add(now, self.rtt.rto_ms())
+            self.timer = ticks_add(now, recovery.rto_ms())
         return out
 
     def _launch(self, stream: SendStream, frame: Outgoing, now: int) -> bytes:
-        self._number += 1
+        self.number += 1
         if frame.number:
             frame.resent = True
             self.resent += 1
-        frame.number = self._number
+        frame.number = self.number
         frame.sent_at = now
-        frame.state = _FLYING
+        frame.state = FLYING
         stream.waiting -= 1
         encoded = encode_frame(frame.kind, frame.flags, frame.seq, frame.payload)
         frame.size = len(encoded)
         self.in_flight += frame.size
         if self.timer is None:
-            self.timer = ticks_add(now, self.rtt.rto_ms() if self._datagram else _STALL_MS)
+            recovery = self.recovery
+            self.timer = ticks_add(now, _STALL_MS if recovery is None else recovery.rto_ms())
         return encoded
 
     def acknowledge(self, number: int, cum: int, bitmap: bytes, now: int) -> bool:
@@ -219,8 +224,8 @@ class Sender:
                 break
             if bitmap[bit >> 3] >> (bit & 7) & 1 and frame.state != _HELD:
                 newest, news = self._hold(stream, frame, newest, news)
-        if news and self._datagram:
-            self._after_news(newest, news, now)
+        if news and self.recovery is not None:
+            self.recovery.take_news(self, newest, news, now)
         elif news:
             self.timer = ticks_add(now, _STALL_MS) if self.in_flight else None
         return advanced
@@ -229,7 +234,7 @@ class Sender:
         self, stream: SendStream, frame: Outgoing, newest: "Outgoing | None", news: int
     ) -> "tuple[Outgoing | None, int]":
         """Count one frame as arrived at the peer; keep track of the latest one sent."""
-        if frame.state == _FLYING:
+        if frame.state == FLYING:
             self.in_flight -= frame.size
             news += frame.size
             if newest is None or frame.number > newest.number:
@@ -255,70 +260,24 @@ class Sender:
             stream.forward = 0
         return newest, news
 
-    def _after_news(self, newest: "Outgoing | None", news: int, now: int) -> None:
-        """Sample the round trip, widen the flight, find losses, restart the timer."""
-        self.rtt.relax()
-        if newest is not None:
-            if not newest.resent:
-                self.rtt.sample(max(0, ticks_diff(now, newest.sent_at)))
-            self._find_lost(newest)
-        if self._flight_limit < self._threshold:
-            self._flight_limit += news
-        else:
-            self._flight_limit += limits.DATAGRAM_PAYLOAD * news // self._flight_limit
-        self._flight_limit = min(self._flight_limit, _MAX_FLIGHT)
-        self.timer = ticks_add(now, self.rtt.rto_ms()) if self.in_flight else None
-
-    def _find_lost(self, newest: Outgoing) -> None:
-        """Find frames overtaken by several later ones, or by one sent well behind them.
-
-        Source: RFC 9002 section 6.1.1; RFC 8985 section 6.2 (a quarter of a round trip).
-        """
-        worst = 0
-        threshold = newest.number - _REORDERING
-        window_ms = max(self.rtt.srtt_ms >> 2, _REORDERING_MS)
-        for stream in self._order:
-            for frame in stream.frames:
-                if frame.state != _FLYING or frame.number > newest.number:
-                    continue
-                behind_ms = ticks_diff(newest.sent_at, frame.sent_at)
-                if frame.number <= threshold or behind_ms >= window_ms:
-                    worst = max(worst, frame.number)
-                    self._requeue(stream, frame)
-        if worst:
-            self.rtt.hasty = HASTY_ACKS
-        if worst > self._recovery:
-            # One halving for all losses of one flight (RFC 9002 section 7.3.2).
-            self._recovery = self._number
-            self._threshold = max(self._flight_limit >> 1, _MIN_FLIGHT)
-            self._flight_limit = self._threshold
-
-    def _requeue(self, stream: SendStream, frame: Outgoing) -> None:
+    def requeue(self, stream: SendStream, frame: Outgoing) -> None:
+        """Count a frame in flight as lost."""
         frame.state = _WAITING
         stream.waiting += 1
         self.in_flight -= frame.size
 
     def handle_timer(self, now: int) -> None:
         """The timeout fired: on a datagram link everything in flight counts as lost."""
-        if not self._datagram:
+        if self.recovery is not None:
+            self.recovery.time_out(self)
+        else:
             self.timer = ticks_add(now, _STALL_MS) if self.in_flight else None
-            return
-        for stream in self._order:
-            for frame in stream.frames:
-                if frame.state == _FLYING:
-                    self._requeue(stream, frame)
-        self.rtt.back_off()
-        self.rtt.hasty = HASTY_ACKS
-        self._threshold = max(self._flight_limit >> 1, _MIN_FLIGHT)
-        self._flight_limit = _MIN_FLIGHT
-        self._recovery = self._number
-        self.timer = None
 
-    def is_blocked(self) -> bool:
+    def _is_blocked(self) -> bool:
         """Say whether frames wait although nothing is in flight: the window is shut."""
         if self.in_flight:
             return False
-        for stream in self._order:
+        for stream in self.order:
             if stream.waiting:
                 return True
         return False
@@ -355,7 +314,7 @@ class Sender:
                 break
             if frame.flags & MORE and frame.seq == oldest - 1:
                 oldest += 1
-            if frame.state == _FLYING:
+            if frame.state == FLYING:
                 self.in_flight -= frame.size
             elif frame.state == _WAITING:
                 stream.waiting -= 1
@@ -364,17 +323,24 @@ class Sender:
             del stream.frames[:count]
         if oldest > stream.cum + 1:
             stream.forward = oldest
+            self.has_gaps = True
             self.forward_due = None
 
     def forwards_to_send(self, now: int) -> "dict[int, int]":
         """Return stream -> oldest still to come, when it is time to (re)send FORWARD."""
-        pending = {s.number: s.forward for s in self._order if s.forward}
+        pending: "dict[int, int]" = {}
+        if not self.has_gaps:
+            return pending
+        for stream in self.order:
+            if stream.forward:
+                pending[stream.number] = stream.forward
         if not pending:
+            self.has_gaps = False
             self.forward_due = None
             return pending
         if self.forward_due is not None and ticks_diff(self.forward_due, now) > 0:
             return {}
         # A stream link loses nothing: once is enough there.
-        wait_ms = self.rtt.rto_ms() if self._datagram else 1 << 28
-        self.forward_due = ticks_add(now, wait_ms)
+        recovery = self.recovery
+        self.forward_due = ticks_add(now, _NEVER_MS if recovery is None else recovery.rto_ms())
         return pending

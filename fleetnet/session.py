@@ -13,13 +13,12 @@ Source: docs/protocol.md sections 4 to 8.
 """
 
 from fleetnet import frame as wire
-from fleetnet.acks import decode_ack, decode_forward, encode_forward
 from fleetnet.errors import GOING_AWAY, IDLE, UNKNOWN_KIND, ProtocolError
 from fleetnet.events import Delivered, Received, TimeHeard
 from fleetnet.handshake import Ending
 from fleetnet.lifecycle import CLOSING, DOWN, GREETING, OPEN, OVER, Lifecycle
 from fleetnet.ticks import ticks_diff
-from fleetnet.varint import put_varint, take_varint
+from fleetnet.varint import take_varint
 
 __all__ = ("CLOSING", "DOWN", "GREETING", "OPEN", "OVER", "Session")
 
@@ -61,14 +60,8 @@ class Session(Lifecycle):
 
     def acknowledge(self, stream: int, seq: int, now: int) -> None:
         """The messages of ``stream`` up to ``seq`` are durable here: tell the peer."""
-        if self.state == OPEN or self.state == CLOSING:
+        if self.receiver is not None and (self.state == OPEN or self.state == CLOSING):
             self.receiver.acknowledge(stream, seq, now)
-
-    def set_window(self, window: int, now: int) -> None:
-        """Change the room that acknowledgements offer, in messages a stream; 0 halts."""
-        if window != self.receiver.window:
-            self.receiver.window = window
-            self.receiver.acknowledge_soon(now)
 
     # -- the five verbs --------------------------------------------------------------
 
@@ -85,6 +78,8 @@ class Session(Lifecycle):
                 if flags & wire.SEQUENCED and self.state == OPEN:
                     if kind & 0x7F < wire.MESSAGE:
                         raise ProtocolError("control frame %d with a sequence number" % kind)
+                    if receiver is None:
+                        receiver = self.listen()
                     receiver.receive(flags & wire.STREAM_MASK, seq, kind, flags, payload, now)
                 else:
                     self._receive_other(kind, flags, payload, now)
@@ -129,7 +124,7 @@ class Session(Lifecycle):
         due = self._link.repeat_due
         if self.state == OPEN or self.state == CLOSING:
             for other in (
-                self.receiver.ack_due,
+                None if self.receiver is None else self.receiver.ack_due,
                 # Behind our BYE nothing is sent again.
                 self.sender.timer if self.state == OPEN else None,
                 self.bulk.next_timer() if self.bulk is not None and self.state == OPEN else None,
@@ -182,21 +177,19 @@ class Session(Lifecycle):
 
     def _receive_control(self, kind: int, payload: bytes, now: int) -> None:
         if kind == wire.ACK:
-            self.sender.window, entries = decode_ack(payload)
+            self.sender.window, entries = wire.decode_ack(payload)
             for number, durable, bitmap in entries:
                 if self.sender.acknowledge(number, durable, bitmap, now):
                     self._events.append(Delivered(number, durable))
         elif kind == wire.PING:
-            self._send_pong(payload)
-            self.receiver.acknowledge_soon(now)
+            wall_ms = self._wall_ms() if self._wall_ms is not None else 0
+            self._link.say(wire.PONG, self.listen().answer_ping(payload, wall_ms, now))
         elif kind == wire.PONG:
             unix_ms, _ = take_varint(payload, 2, 7)
             if unix_ms:
                 self._events.append(TimeHeard(unix_ms))
         elif kind == wire.FORWARD:
-            for number, oldest in decode_forward(payload).items():
-                self.receiver.forward(number, oldest)
-            self.receiver.acknowledge_soon(now)
+            self.listen().take_forward(payload, now)
         elif kind == wire.BYE_ACK:
             if self.state == CLOSING:
                 self._finish(self._link.ending, False)
@@ -206,18 +199,12 @@ class Session(Lifecycle):
     # -- sending ---------------------------------------------------------------------
 
     def _add_acknowledgements(self, frames: "list[bytes]", now: int) -> None:
-        due = self.receiver.ack_due
-        if due is not None and ticks_diff(due, now) <= 0:
-            payload = self.receiver.ack_payload()
+        receiver = self.receiver
+        due = None if receiver is None else receiver.ack_due
+        if receiver is not None and due is not None and ticks_diff(due, now) <= 0:
+            payload = receiver.ack_payload()
             if payload:
                 frames.append(wire.encode_frame(wire.ACK, 0, 0, payload))
         forwards = self.sender.forwards_to_send(now)
         if forwards:
-            frames.append(wire.encode_frame(wire.FORWARD, 0, 0, encode_forward(forwards)))
-
-    def _send_pong(self, ping: bytes) -> None:
-        if len(ping) < 2:
-            raise ProtocolError("PING without its count")
-        body = bytearray(ping[:2])
-        put_varint(body, self._wall_ms() if self._wall_ms is not None else 0)
-        self._link.say(wire.PONG, bytes(body))
+            frames.append(wire.encode_frame(wire.FORWARD, 0, 0, wire.encode_forward(forwards)))

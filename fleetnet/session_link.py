@@ -4,21 +4,85 @@ Used by session.py only: the way in (frames out of a stream or of datagrams), th
 out, the frame that is repeated until something answers, the keepalive. Nothing here is
 carried to the next link.
 
-Source: docs/protocol.md sections 2.4, 4.1 and 8.
+The initiator pings after a silence of the agreed keepalive; it gives the peer time for a
+slow turn (a device's crypto step takes seconds) before it calls the link dead. The acceptor
+only waits (acceptor.py).
+
+Source: docs/protocol.md sections 2.4, 4.1, 7 and 8.
 """
 
 from fleetnet import limits
 from fleetnet.frame import BYE, FrameSplitter, encode_frame, pack_datagrams, split_datagram
 from fleetnet.handshake import Ending
-from fleetnet.keepalive import Keepalive
 from fleetnet.ticks import ticks_add, ticks_diff
 
 # HELLO and BYE are sent again after so long on a datagram link.
 _REPEAT_MS = 1_000
 
-# HELLO is repeated for as long as the owner keeps the link.
-HELLO_TRIES = 1 << 20
-BYE_TRIES = 3
+# No heartbeat timeout under 5 s: a Cortex-M handshake elsewhere on the peer takes that long.
+_ANSWER_MS = 5_000
+_DATAGRAM_RETRY_MS = 1_500
+_TRIES = 4
+
+# With frames in flight, so long a silence is worth a question.
+_STALL_MS = 2_000
+
+
+class Keepalive:
+    """Timers of one link.
+
+    Attributes:
+        due: tick of the next check, or None before the session is open.
+        is_dead: nothing was heard for too long.
+    """
+
+    def __init__(self, datagram: bool, now: int):
+        self.is_dead = False
+        self.due: "int | None" = None
+        self._retry_ms = _DATAGRAM_RETRY_MS if datagram else _ANSWER_MS
+        self._datagram = datagram
+        self._interval_ms = 0
+        self._last_heard = now
+        self._tries = self._count = 0
+        self._urgent = False
+
+    def start(self, interval_ms: int, now: int) -> None:
+        """The session is open; ``interval_ms`` is the agreed keepalive."""
+        self._interval_ms = interval_ms
+        self._last_heard = now
+        self._tries = 0
+        self.due = ticks_add(now, interval_ms)
+
+    def heard(self, now: int) -> None:
+        """Something arrived. The timer is moved lazily, in handle_timer."""
+        self._last_heard = now
+        self._tries = 0
+        self._urgent = False
+
+    def silence_ms(self, now: int) -> int:
+        return ticks_diff(now, self._last_heard)
+
+    def hurry(self, now: int) -> None:
+        """A retransmission timer fired: ask by PING if the peer has been silent."""
+        if not self._tries and self.silence_ms(now) >= _STALL_MS:
+            self._urgent = True
+            self.due = now
+
+    def handle_timer(self, now: int) -> bytes:
+        """Return the payload of a PING to send, or b""."""
+        if self.due is None or ticks_diff(self.due, now) > 0:
+            return b""
+        quiet = self.silence_ms(now)
+        if quiet < self._interval_ms and not self._tries and not self._urgent:
+            self.due = ticks_add(self._last_heard, self._interval_ms)
+            return b""
+        if self._tries >= (_TRIES if self._datagram else 1):
+            self.is_dead = True
+            return b""
+        self._tries += 1
+        self._count = (self._count + 1) & 0xFFFF
+        self.due = ticks_add(now, self._retry_ms)
+        return bytes((self._count >> 8, self._count & 0xFF))
 
 
 class Link:
@@ -38,7 +102,7 @@ class Link:
         "live", "max_frame", "nonce", "repeat_due",
     )  # fmt: skip
 
-    def __init__(self, initiator: bool, datagram: bool, max_frame: int, now: int):
+    def __init__(self, keepalive: "Keepalive", datagram: bool, max_frame: int):
         self.datagram = datagram
         self.max_frame = max_frame
         self.control: "list[bytes]" = []
@@ -46,7 +110,7 @@ class Link:
         self.nonce = b""
         self.answer = b""
         self.ending: "Ending | None" = None
-        self.keepalive = Keepalive(initiator, datagram, now)
+        self.keepalive = keepalive
         self.repeat_due: "int | None" = None
         self._splitter = None if datagram else FrameSplitter(max_frame)
         self._repeat = b""

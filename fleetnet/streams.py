@@ -242,13 +242,19 @@ async def start_server(
 ) -> "Listener":
     """Accept connections; ``await callback(reader, writer)`` runs for each.
 
+    The callback closes its connection; one that raises has it closed.
+
     Returns:
         A listener with ``port``, ``close()`` and ``wait_closed()``.
     """
 
     async def accepted(raw: "RawStream") -> None:
         stream = Stream(raw)
-        await callback(stream, stream)
+        try:
+            await callback(stream, stream)
+        except BaseException:
+            stream.close()  # or its peer would wait for ever
+            raise
 
     return await runtime.listen(accepted, host, port, _context(ssl), backlog)
 

@@ -6,8 +6,6 @@ section 3.2). The first session's time then sets the board's clock, where it has
 that certificates can be checked from then on.
 """
 
-import time
-
 from fleetnet.ticks import ticks_diff
 
 # The server's time replaces an own clock that is off by more than this.
@@ -28,11 +26,12 @@ class Clock:
 
     Attributes:
         boot: random number of this boot, 1 to 2**30-1.
+        floor_ms: see above.
     """
 
     def __init__(self, port: "Any", floor_ms: int = 0):
         self._port = port
-        self._floor_ms = floor_ms
+        self.floor_ms = floor_ms
         self.boot = (int.from_bytes(port.random_bytes(4), "big") & 0x3FFFFFFF) or 1
         self._last = port.ticks()
         self._uptime_ms = 0
@@ -49,7 +48,7 @@ class Clock:
     def own_ms(self) -> int:
         """Return what the board's clock says, unix ms; 0 when it cannot be right."""
         now: int = self._port.unix_ms()
-        return now if now >= self._floor_ms else 0
+        return now if now >= self.floor_ms else 0
 
     def unix_ms(self) -> int:
         """Return unix time in ms, 0 while unknown."""
@@ -78,26 +77,8 @@ class Clock:
         if abs(server_unix_ms - self.unix_ms()) > _TRUST_MS:
             self._offset_ms = self._server_offset_ms
         if abs(server_unix_ms - self.own_ms()) > _TRUST_MS:
+            try:
+                from fleetnet_device.unset_clock import set_board_clock
+            except MemoryError:
+                return  # readings are dated by the server's; the next session sets the board's
             set_board_clock(server_unix_ms)
-
-    def assume_floor(self) -> bool:
-        """Set an unset board clock to the floor; True when that was done.
-
-        The last resort of a device without pins and without NTP: certificates that were
-        valid when its bundle was made verify again. Readings stay undated.
-        """
-        return bool(self._floor_ms) and not self.own_ms() and set_board_clock(self._floor_ms)
-
-
-def set_board_clock(unix_ms: int) -> bool:
-    """Set the board's RTC (machine.RTC, UTC); False where the port has none."""
-    try:
-        from machine import RTC  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return False
-    seconds = unix_ms // 1000
-    if time.gmtime(0)[0] == 2000:
-        seconds -= 946_684_800
-    year, month, day, hour, minute, second, weekday = time.gmtime(seconds)[:7]
-    RTC().datetime((year, month, day, weekday, hour, minute, second, 0))
-    return True

@@ -7,9 +7,8 @@ time. A server that fails makes room for the next of the list.
 
 import gc
 
-from fleetnet.endpoint import Endpoint
-from fleetnet.errors import CertificateNotYetValid, FleetError, LinkError, Rejected
-from fleetnet.links import open_link
+from fleetnet.endpoint import Endpoint, open_link
+from fleetnet.errors import LinkError, Rejected
 from fleetnet.ports import port
 from fleetnet.ticks import ticks_add, ticks_diff
 from fleetnet_device.backoff import Backoff
@@ -69,8 +68,9 @@ class Connection:
             elif self._fall_back(error):
                 continue
             gc.collect()
-            pause_ms = self._backoff.after(lasted_ms, retry_after_ms, isinstance(error, Rejected))
-            if device.is_renewing():
+            refused = isinstance(error, Rejected) and (1 if error.reason is None else 2)
+            pause_ms = self._backoff.after(lasted_ms, retry_after_ms, refused)
+            if device.is_renewing:
                 pause_ms = 1
             device.progress(pause_ms)
             await port.sleep_ms(pause_ms)
@@ -103,7 +103,12 @@ class Connection:
             from fleetnet_device import enrol
 
             await enrol.run(device, server)
-        context = self._credentials.context(self.datagram, await self._is_pinned())
+        pinned = False
+        if not device.clock.own_ms():
+            from fleetnet_device import unset_clock
+
+            pinned = await unset_clock.is_pinned(device)
+        context = self._credentials.context(self.datagram, pinned)
         link = await open_link(
             server.host,
             server.dtls_port if self.datagram else server.tls_port,
@@ -130,29 +135,3 @@ class Connection:
         """A session is open: over DTLS, UDP passes again."""
         if self.datagram:
             self._return_ms = self._first_return_ms
-
-    async def _is_pinned(self) -> bool:
-        """Say whether the server must be known by its public key: the date is unknown.
-
-        Without pins the time is asked of an NTP server, or the bundle's own date serves.
-        """
-        clock = self._device.clock
-        if clock.own_ms():
-            return False
-        if self._credentials.pins:
-            return True
-        if self._credentials.ntp:
-            from fleetnet_device import ntp
-            from fleetnet_device.clock import set_board_clock
-
-            try:
-                if set_board_clock(await ntp.ask(self._credentials.ntp)):
-                    return False
-            except FleetError as error:
-                self._device.report(error, "ntp")
-        if not clock.assume_floor():
-            self._device.report(
-                CertificateNotYetValid("clock is not set; config.json has no pins, no ntp"),
-                "clock",
-            )
-        return False

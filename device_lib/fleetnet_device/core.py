@@ -63,12 +63,11 @@ class DeviceCore:
             self._fragment = limits.MAX_FRAME_PAYLOAD
         self._parts: "dict[str, Any]" = {}
         self._by_kind: "dict[int, Any]" = {}
-        log = self._open_spool(spool, spool_bytes)
-        self._outbox = Outbox(outbox_bytes, spool=log, policy=policy)
+        self._outbox = self._open_outbox(outbox_bytes, spool, spool_bytes, policy)
         self.session = self._new_session()
         self._outbox.restore(self.session)
         self.connection = Connection(self, connect_ms, return_ms)
-        self._renewing = False
+        self.is_renewing = False
         self._offered = 0
         self._is_started = False
         self._tasks: "list[asyncio.Task[None]]" = []
@@ -153,13 +152,15 @@ class DeviceCore:
     def renew(self) -> None:
         """End the session and begin another at once."""
         if self.is_open:
-            self._renewing = True
+            self.is_renewing = True
             self.session.bye(port.ticks())
             self.wake()
 
     def spawn(self, work: "Coroutine[Any, Any, None]") -> "asyncio.Task[None]":
         """Run ``work`` until it ends or the device stops; its errors are reported."""
-        self._tasks = [task for task in self._tasks if not task.done()]
+        for task in self._tasks[:]:
+            if task.done():
+                self._tasks.remove(task)
         task = asyncio.create_task(self._guard(work))
         self._tasks.append(task)
         return task
@@ -187,7 +188,7 @@ class DeviceCore:
 
     def link_opening(self) -> None:
         """A connection is being made."""
-        self._renewing = False
+        self.is_renewing = False
         self.state = CONNECTING
         if self._outbox.can_begin_epoch():
             self.session = self._new_session()
@@ -213,7 +214,6 @@ class DeviceCore:
     def link_lost(self, error: "Exception | None") -> None:
         """The link is gone, or did not come up."""
         was_online = self.state == ONLINE
-        self._outbox.link_lost()
         self.state = REFUSED if isinstance(error, Rejected) else OFFLINE
         if error is not None:
             self.last_error = error
@@ -223,17 +223,12 @@ class DeviceCore:
                 self._tell(part, "closed")
             self._tell(part, "lost", error)
 
-    def is_renewing(self) -> bool:
-        """Say whether the session was ended by ``renew``."""
-        return self._renewing
-
     def on_event(self, event: object) -> None:
         """Take an event of the session."""
         self.progress()
         if isinstance(event, Delivered):
             self.acknowledged += self._outbox.delivered(event.stream, event.seq)
-            self.acknowledged += self._outbox.feed(self.session)
-            self._end_epoch()
+            self._feed()
             self.wake()
         elif isinstance(event, Received):
             self._receive(event)
@@ -242,14 +237,18 @@ class DeviceCore:
         elif isinstance(event, TimeHeard):
             self.clock.learn(event.unix_ms)
 
+    def _feed(self) -> None:
+        """Hand the session what it has room for."""
+        self.acknowledged += self._outbox.feed(self.session)
+        self._end_epoch()
+
     def _opened(self, event: Opened) -> None:
         self.state = ONLINE
         self.connects += 1
         self.last_error = None
         self.connection.note_opened()
         self.clock.learn(event.welcome.unix_ms)
-        self.acknowledged += self._outbox.feed(self.session)
-        self._end_epoch()
+        self._feed()
         for part in self._parts.values():
             self._tell(part, "opened", event.welcome)
 
@@ -281,20 +280,21 @@ class DeviceCore:
 
     def _new_session(self) -> Session:
         """Return a session, of the epoch that the flash names or of a new one."""
-        return Session(port.random_bytes, self._outbox.epoch, self._fragment)
+        return Session(port.random_bytes, self._outbox.epoch(), self._fragment)
 
-    def _open_spool(self, folder: "str | None", max_bytes: int) -> "Any":
-        """Return the spool; None without one, and when the flash cannot be used."""
-        if folder is None:
-            return None
-        from fleetnet_device.spool import Spool
+    def _open_outbox(
+        self, max_bytes: int, folder: "str | None", spool_bytes: int, policy: str
+    ) -> Outbox:
+        """Return the outbox; it is in RAM alone when the flash cannot be used."""
+        if folder is not None:
+            from fleetnet_device import spool
 
-        try:
-            return Spool(folder, max_bytes, self._fragment)
-        except FleetError as error:
-            self.last_error = error
-            self.report(error, "spool")
-            return None
+            try:
+                return spool.open_outbox(folder, spool_bytes, self._fragment, max_bytes, policy)
+            except FleetError as error:
+                self.last_error = error
+                self.report(error, "spool")
+        return Outbox(max_bytes, policy=policy)
 
     def _end_epoch(self) -> None:
         """End a session whose sequence numbers are used up, once all is acknowledged."""

@@ -28,16 +28,11 @@ if TYPE_CHECKING:
 
     from fleetnet.ports.cpython import Context
 
-_KEYS = ("host", "tls_port", "dtls_port")
-
 
 class Server:
     """One address of the back-end."""
 
-    def __init__(self, config: "dict[str, Any]", path: str):
-        for key in _KEYS:
-            if key not in config:
-                raise CredentialError("%s lacks %r" % (path, key))
+    def __init__(self, config: "dict[str, Any]"):
         self.host: str = config["host"]
         self.tls_port: int = config["tls_port"]
         self.dtls_port: int = config["dtls_port"]
@@ -66,17 +61,16 @@ class Credentials:
             self.folder = ""
             path = "config"
             config = bundle
-            if "psk" not in config and "claim" not in config:
-                for key in ("ca", "cert", "key"):
-                    if key not in config:
-                        raise CredentialError("%s lacks %r: DER bytes or a path" % (path, key))
-                self._ca, self._cert, self._key = config["ca"], config["cert"], config["key"]
         self._psk: "dict[str, str] | None" = config.get("psk")
-        if "name" not in config:
-            raise CredentialError("%s lacks 'name'" % path)
-        self.name: str = config["name"]
-        self.servers = [Server(config, path)]
-        self.servers.extend([Server(other, path) for other in config.get("servers") or ()])
+        try:
+            if not self.folder and "psk" not in config and "claim" not in config:
+                self._ca, self._cert, self._key = config["ca"], config["cert"], config["key"]
+            self.name: str = config["name"]
+            self.servers = [Server(config)]
+            for other in config.get("servers") or ():
+                self.servers.append(Server(other))
+        except KeyError as error:
+            raise CredentialError("%s lacks %r: see docs/device.md" % (path, error.args[0]))
         self.transport: str = config.get("transport") or "auto"
         if self.transport not in ("auto", "tls", "dtls"):
             raise CredentialError(
@@ -105,13 +99,10 @@ class Credentials:
                 from fleetnet_device import shared_key
 
                 self._context = shared_key.context(self._psk, datagram)
-            elif pinned:
-                self._context = port.client_context(
-                    None, self._cert, self._key, datagram=datagram, pins=self.pins
-                )
             else:
+                ca, pins = (None, self.pins) if pinned else (self._ca, None)
                 self._context = port.client_context(
-                    self._ca, self._cert, self._key, datagram=datagram
+                    ca, self._cert, self._key, datagram=datagram, pins=pins
                 )
             self._made_for = made_for
         return self._context
@@ -123,7 +114,7 @@ def _read_config(path: str) -> "dict[str, Any]":
             config: "dict[str, Any]" = json.load(file)
     except OSError:
         raise CredentialError(
-            "no %s: copy the folder that `fleetnet device add` made to this device" % path
+            "no %s: copy the folder of `fleetnet device add` to this device" % path
         )
     except ValueError:
         raise CredentialError("%s is not JSON: copy it again" % path)

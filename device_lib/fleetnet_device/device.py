@@ -141,14 +141,9 @@ class Device(DeviceCore):
 
         Sampling begins with the loop's next turn; see sampler.py.
         """
-        from fleetnet_device.sampler import Sampler
+        from fleetnet_device.sampler import every
 
-        def decorate(read: "Callable[[], Any]") -> "Sampler":
-            sampler = Sampler(self, period_ms, read)
-            self.spawn(sampler.run())
-            return sampler
-
-        return decorate
+        return every(self, period_ms)
 
     def command(self, name: "str | None" = None) -> "Callable[[Any], Any]":
         """Decorate a function that the back-end may call; see commands.py.

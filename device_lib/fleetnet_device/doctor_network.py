@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from fleetnet.endpoint import Endpoint
+from fleetnet.endpoint import Endpoint, open_link
 from fleetnet.errors import (
     NORMAL,
     FleetError,
@@ -14,7 +14,6 @@ from fleetnet.errors import (
 )
 from fleetnet.events import Opened
 from fleetnet.handshake import Hello
-from fleetnet.links import open_link
 from fleetnet.ports import port
 from fleetnet.session import Session
 from fleetnet_device.doctor import BAD, OK, WARN

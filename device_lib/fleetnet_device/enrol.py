@@ -22,12 +22,11 @@ from fleetnet.credential import (
     decode_credential,
     encode_credential_state,
 )
-from fleetnet.endpoint import Endpoint
+from fleetnet.endpoint import Endpoint, open_link
 from fleetnet.errors import CredentialError, HandshakeTimeout, Rejected
 from fleetnet.events import Opened, Received
 from fleetnet.frame import COMMANDS, CREDENTIAL, CREDENTIAL_STATE, OPTIONAL
 from fleetnet.handshake import CAN_MAKE_KEY, CAN_ROTATE, Hello
-from fleetnet.links import open_link
 from fleetnet.ports import port
 from fleetnet.session import Session
 from fleetnet_device.identity import check

@@ -1,26 +1,25 @@
-"""Messages that wait to be acknowledged: in RAM, bounded, and on the flash where wanted.
+"""Messages that wait to be acknowledged: in RAM, bounded.
 
 Two parts in one order: those handed to the session (it keeps them, too, until they are
 delivered) and those that still wait for room in its window. When the ceiling is met the
 oldest goes, or with policy "newest" the one that comes, and is counted; the server learns
-of it by a gap in the sequence numbers. With a spool (spool.py) the flash takes what RAM
-should not hold, and drops count when that is full as well.
+of it by a gap in the sequence numbers. With a spool (spool_outbox.py) the flash takes what
+RAM should not hold.
 
-    outbox = Outbox(65536, 256, Spool("/spool"), "oldest")     # spool None: RAM only
-    session = Session(random_bytes, epoch=outbox.epoch)        # None: draws one
+    outbox = Outbox(65536, 256, "oldest")
+    session = Session(random_bytes, epoch=outbox.epoch())      # None: draws one
     outbox.restore(session)                                    # once, before anything else
     outbox.put(session, stream, kind, payload, readings)
     readings = outbox.feed(session)                            # at Opened and Delivered
     readings = outbox.delivered(stream, seq)                   # at Delivered
-    outbox.link_lost()                                         # the link has ended
     outbox.poll(ticks)                                         # once a second
     if outbox.can_begin_epoch():                               # and again at an end of epoch:
-        session = Session(random_bytes, epoch=outbox.epoch)
+        session = Session(random_bytes, epoch=outbox.epoch())
         outbox.begin_epoch(session)
     outbox.close()                                             # at a clean stop
 
 Memory: at most ``max_bytes`` of payloads (fragments of a message in flight: twice) and
-``max_messages`` entries of eight words; with a spool what its files say.
+``max_messages`` entries of eight words.
 """
 
 from fleetnet import limits
@@ -68,11 +67,11 @@ class Outbox:
 
     Args:
         max_bytes, max_messages: ceilings of what is in RAM.
-        spool: where the rest goes; None: nowhere.
         policy: what is dropped when all is full, "oldest" or "newest".
 
     Attributes:
         dropped_messages, dropped_readings: what the ceilings cost.
+        spool, recovered_readings: the flash, and what it held at the start counts for.
         waiting, handed: entries in RAM, in order; size, held: bytes of both, of ``handed``.
         is_epoch_over: the session's sequence numbers are used up; what waits needs another
             session, which may begin when everything handed over is delivered.
@@ -81,11 +80,13 @@ class Outbox:
         LimitError: no such policy.
     """
 
+    spool: "Spool | None" = None
+    recovered_readings = 0
+
     def __init__(
         self,
         max_bytes: int = OUTBOX_BYTES,
         max_messages: int = OUTBOX_MESSAGES,
-        spool: "Spool | None" = None,
         policy: str = "oldest",
     ):
         if policy not in ("oldest", "newest"):
@@ -94,7 +95,6 @@ class Outbox:
         self.dropped_messages = 0
         self.dropped_readings = 0
         self.is_epoch_over = False
-        self.spool = spool
         self.max_bytes = max_bytes
         self.max_messages = max_messages
         self.waiting: "list[Entry]" = []
@@ -102,29 +102,16 @@ class Outbox:
         self.size = 0
         self.held = 0  # bytes of what is handed over
         self._skips: "dict[int, int]" = {}  # stream -> numbers that the next message leaves out
-        self._session: "Session | None" = None
 
     def __len__(self) -> int:
-        spooled = len(self.spool) if self.spool is not None else 0
-        return len(self.waiting) + len(self.handed) + spooled
+        return len(self.waiting) + len(self.handed)
 
-    @property
     def epoch(self) -> "bytes | None":
-        """What the next session must begin with; None: an epoch of its own."""
-        if self.spool is None or self.can_begin_epoch():
-            return None
-        return self.spool.epoch
-
-    @property
-    def recovered_readings(self) -> int:
-        """What the flash held at the start counts for; part of it may be delivered."""
-        return self.spool.recovered_readings if self.spool is not None else 0
+        """Return what the next session must begin with; None: an epoch of its own."""
+        return None
 
     def restore(self, session: "Session") -> None:
         """Take the first session, made with ``epoch``."""
-        self._session = session
-        if self.spool is not None:
-            self.spool.restore(session)
 
     def put(
         self, session: "Session", stream: int, kind: int, payload: bytes, readings: int
@@ -141,16 +128,13 @@ class Outbox:
         self.waiting.append(entry)
         self.size += entry.size
         while self._is_over():
-            if self.spool is None or not self.spool.write(self, session):
-                self._drop(session)
+            self._make_room(session)
         self.feed(session)
         return entry
 
     def _is_over(self) -> bool:
         count = len(self.waiting) + len(self.handed)
-        if not (self.waiting if self.spool is not None else count):
-            return False  # with a spool, is_open_for keeps the rest small
-        return self.size > self.max_bytes or count > self.max_messages
+        return bool(count) and (self.size > self.max_bytes or count > self.max_messages)
 
     def feed(self, session: "Session") -> int:
         """Hand over as much as the session's window takes, in order of each stream.
@@ -158,12 +142,6 @@ class Outbox:
         Returns:
             readings that the flash still had and the server has: count them as acknowledged.
         """
-        self._session = session
-        readings = 0
-        if self.is_epoch_over:
-            return 0
-        if self.spool is not None:
-            readings = self.spool.replay(self, session)
         full = set()
         kept = []
         for entry in self.waiting:
@@ -171,19 +149,19 @@ class Outbox:
                 full.add(entry.stream)
                 kept.append(entry)
         self.waiting = kept
-        return readings
+        return 0
+
+    def _first_number(self, session: "Session", entry: Entry) -> int:
+        """Return the number of the first frame, 0: the next one, or -1: it is not its turn."""
+        return entry.skip and entry.skip + session.sender.open_stream(entry.stream).next_seq
 
     def _hand_over(self, session: "Session", entry: Entry) -> bool:
         stream, payload = entry.stream, entry.payload
         if payload is None or self.is_epoch_over:
             return False
-        first = entry.skip
-        if self.spool is not None:
-            if not self.spool.is_open_for(self, session, entry):
-                return False
-            first += self.spool.next_number(session, stream)
-        elif first:
-            first += session.sender.open_stream(stream).next_seq
+        first = self._first_number(session, entry)
+        if first < 0:
+            return False
         try:
             if first and not session.sender.skip(stream, first):
                 return False
@@ -217,8 +195,6 @@ class Outbox:
     def begin_epoch(self, session: "Session") -> None:
         """Go on with a session of a new epoch."""
         self.is_epoch_over = False
-        if self.spool is not None and self._session is not None:
-            self.spool.begin_epoch(self._session, session)
         self.feed(session)
 
     def delivered(self, stream: int, seq: int) -> int:
@@ -229,30 +205,21 @@ class Outbox:
             if entry.stream == stream and entry.seq <= seq:
                 self.release(entry)
                 readings += entry.readings
-                if entry.segment is not None and self.spool is not None:
-                    self.spool.log.delivered(entry.segment, entry.readings)
             else:
                 kept.append(entry)
         self.handed = kept
         return readings
 
-    def link_lost(self) -> None:
-        """The link has ended. Nothing is written yet: most links are back soon; see ``poll``."""
-
     def poll(self, now: int) -> None:
         """Decide whether something goes to the flash; ``now``: ticks, about once a second."""
-        if self.spool is not None and self._session is not None:
-            self.spool.poll(self, self._session, now)
 
     def close(self) -> None:
         """Put everything on the flash, at a clean stop; ``put`` works again afterwards."""
-        if self.spool is not None and self._session is not None:
-            self.spool.close(self, self._session)
 
     # -- drops -------------------------------------------------------------------------
 
-    def _drop(self, session: "Session") -> None:
-        """Give up one message: RAM is full, and the flash takes nothing."""
+    def _make_room(self, session: "Session") -> None:
+        """Give up one message: RAM is full."""
         if self.handed and self.policy == "oldest" and self.handed[0].segment is None:
             entry = self.handed.pop(0)
             session.give_up(entry.stream, entry.seq + 1)
@@ -272,4 +239,4 @@ class Outbox:
             if other.stream == entry.stream:
                 other.skip += entry.skip + frames
                 return
-        self._skips[entry.stream] = entry.skip + frames
+        self._skips[entry.stream] = self._skips.get(entry.stream, 0) + entry.skip + frames

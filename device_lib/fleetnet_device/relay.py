@@ -67,10 +67,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fleetnet.endpoint import DatagramLink, StreamLink
     from fleetnet.events import Received
     from fleetnet.handshake import Hello
     from fleetnet.hub import Hub
-    from fleetnet.links import DatagramLink, StreamLink
     from fleetnet_device.core import DeviceCore
     from fleetnet_device.relay_link import RelayLink
     from fleetnet_device.relay_origins import Link

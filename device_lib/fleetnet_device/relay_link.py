@@ -20,9 +20,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fleetnet.endpoint import DatagramLink, StreamLink
     from fleetnet.handshake import Hello
     from fleetnet.hub import Hub
-    from fleetnet.links import DatagramLink, StreamLink
     from fleetnet_device.relay import Part
     from fleetnet_device.relay_origins import Origin
 

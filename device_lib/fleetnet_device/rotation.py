@@ -19,12 +19,11 @@ from fleetnet.credential import (
     RETIRED,
     decode_credential,
 )
-from fleetnet.endpoint import Endpoint
+from fleetnet.endpoint import Endpoint, open_link
 from fleetnet.errors import NORMAL, CredentialError, LimitError, LinkError, Rejected
 from fleetnet.events import Opened
 from fleetnet.frame import CREDENTIAL
 from fleetnet.handshake import Hello
-from fleetnet.links import open_link
 from fleetnet.ports import port
 from fleetnet.session import Session
 from fleetnet_device.identity import check, text_of

@@ -71,3 +71,14 @@ class Sampler:
             for channel in values:
                 await self._device.send(channel, values[channel])
             self.taken += 1
+
+
+def every(device: "Device", period_ms: int) -> "Callable[[Any], Sampler]":
+    """See Device.every."""
+
+    def decorate(read: "Callable[[], Any]") -> Sampler:
+        sampler = Sampler(device, period_ms, read)
+        device.spawn(sampler.run())
+        return sampler
+
+    return decorate

@@ -1,6 +1,6 @@
 """Spool: the part of the outbox that is on the flash.
 
-    Outbox(65536, 256, Spool("/spool", 262_144))
+    SpooledOutbox(Spool("/spool", 262_144), 65536, 256)
 
 Nothing is written while the server acknowledges promptly. When a message has waited in
 RAM for ``hold_ms`` without a session, or ``late_ms`` with one, or RAM is filling, all that is
@@ -23,6 +23,7 @@ from fleetnet_device import spool_ram
 from fleetnet_device.limits import MAX_SPOOL_RETRY_MS, SPOOL_BLOCK, SPOOL_BYTES
 from fleetnet_device.spool_files import Files
 from fleetnet_device.spool_log import Log
+from fleetnet_device.spool_outbox import SpooledOutbox
 from fleetnet_device.spool_records import HEADER_BYTES, MAX_READINGS, Record
 
 TYPE_CHECKING = False
@@ -299,3 +300,10 @@ class Spool:
         while self.write(outbox, session):
             pass
         self.log.finish(spool_ram.oldest_sequence(outbox))
+
+
+def open_outbox(
+    folder: str, spool_bytes: int, fragment: int, max_bytes: int, policy: str
+) -> SpooledOutbox:
+    """Return an outbox with a spool in ``folder``. Raises FleetError as Spool."""
+    return SpooledOutbox(Spool(folder, spool_bytes, fragment), max_bytes, policy=policy)

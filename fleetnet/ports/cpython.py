@@ -120,6 +120,8 @@ class Stream(SecureProtocol):
         if not self.opened.done():
             if self._accepted is None and error is not None:
                 self.opened.set_exception(error)
+                # Who waited for it may have been cancelled: nobody asks then, and that is no fault.
+                self.opened.exception()
             else:
                 self.opened.cancel()
         self._room.set()

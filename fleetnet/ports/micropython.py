@@ -1,163 +1,87 @@
-"""asyncio on MicroPython: TCP and TLS streams, and the door to the rest of this room.
+"""MicroPython's half of this room: clock, waiting, and the doors to the rest of it.
 
-What keeps these right, each measured on 1.25 and newer:
-- The handshake never blocks the loop (do_handshake_on_connect=False) and runs inside the
-  first write, so a client speaks first.
-- A write that would block is tried again with the very same bytes: mbedTLS insists, and
-  asyncio's Stream.drain loses data here. drain() is locked, so one task writes at a time.
-- Any exception but "nothing now" ends the connection: mbedTLS repeats it for ever. Both
-  the TLS object and the raw socket are closed, and neither is touched afterwards:
-  asyncio.open_connection leaks the socket of a failed handshake.
-- A second task that waits for the same socket replaces the first without a word, and in a
-  handshake the writer, too, waits to read: there they take turns.
-- cipher() before the handshake's end, and setblocking() after close, crash the process.
+- Waiting is on the raw socket, after a read or write said "nothing now": mbedTLS may hold
+  bytes that no poll on the raw socket announces, and polling the TLS object would call
+  into the Recorder every millisecond.
+- A device uses one transport for days: each is loaded by the first link over it.
 
-Source: extmod/asyncio/stream.py, extmod/modtls_mbedtls.c.
+Source: extmod/asyncio/core.py, extmod/asyncio/stream.py.
 """
 
 import asyncio
-import gc
 import os
+import socket
+import sys
+import time
+from asyncio import core
 
-from fleetnet.errors import HandshakeTimeout, LinkClosed
-from fleetnet.ports.micropython_channel import Channel
-from fleetnet.ports.micropython_io import (
-    DRIVE_MS,
-    connect,
-    platform_text,
-    readable,
-    ticks,
-    unix_ms,
-    writable,
-)
+from fleetnet.errors import Unreachable
 from fleetnet.ports.micropython_tls import client_context
-from fleetnet.ticks import ticks_add, ticks_diff
+from fleetnet.ticks import PERIOD, ticks_diff
 
-__all__ = ("client_context", "platform_text", "unix_ms")
+__all__ = ("client_context",)
 
 HAS_SYSTEM_STORE = False
+
+# Ports count from 1970 or from 2000. No gmtime() for each reading: it makes a tuple of 9.
+_EPOCH_MS = 946_684_800_000 if time.gmtime(0)[0] == 2000 else 0
+_YEAR_2024_MS = 1_704_067_200_000
+
+# How often a handshake is driven: mbedTLS's retransmission timer runs only inside calls.
+DRIVE_MS = 20
 
 sleep_ms = asyncio.sleep_ms
 wait_for_ms = asyncio.wait_for_ms
 random_bytes = os.urandom
 
 
-class Stream:
-    """A TCP or TLS connection; one task may read and one may write."""
+def ticks():
+    """Return ms since some point, wrapping at 2**30."""
+    return time.ticks_ms() & (PERIOD - 1)
 
-    def __init__(self, raw, context, server_hostname, what, deadline):
-        self._raw = raw
-        self._what = what
-        self._deadline = deadline
-        self._out = []
-        self._sent = 0  # bytes of _out[0]; kept here, as a caller of drain() may give up
-        self._lock = asyncio.Lock()
-        self._turn = asyncio.Lock()
-        self.verified = context is not None and context.verified
-        if context is None:
-            from fleetnet.ports.micropython_plain import Plain
 
-            self._channel = Plain(raw, what)
-            return
-        gc.collect()  # a connection needs a contiguous block of 17 KB
-        try:
-            self._channel = Channel(context, raw, server_hostname, what)
-        except BaseException:
-            raw.close()
-            raise
+def unix_ms():
+    """Return ms since 1970, or 0 when the clock has never been set.
 
-    async def read(self, n):
-        """Return 1 to ``n`` bytes, or b"" at the end of file, which close() is, too."""
-        while self._channel is not None:
-            data = self._call(self._channel.recv, n)
-            if data is not None:
-                return data
-            if self._channel.is_over():
-                await readable(self._raw)
-            else:
-                await self._pause_in_handshake()
-        return b""
+    A year before 2024 is a clock that was not set.
+    Not time(): that counts whole seconds, and all readings of a second would share one.
+    """
+    now = time.time_ns() // 1_000_000 + _EPOCH_MS
+    return now if now >= _YEAR_2024_MS else 0
 
-    def _call(self, call, argument):
-        try:
-            return call(argument)
-        except Exception:
-            self.close()
-            raise
 
-    def write(self, data):
-        """Keep ``data`` for drain(); it is not copied."""
-        self._out.append(data)
+def platform_text():
+    """Return a short name of the firmware for HELLO."""
+    return "micropython/%d.%d.%d %s" % (sys.implementation[1][:3] + (sys.platform,))
 
-    async def drain(self):
-        """Send what write() kept; the first time, that includes the handshake."""
-        async with self._lock:
-            while self._out:
-                view = memoryview(self._out[0])
-                while self._sent < len(view):
-                    self._sent += await self._write_some(view[self._sent :])
-                self._out.pop(0)
-                self._sent = 0
 
-    async def _write_some(self, view):
-        while True:
-            if self._channel is None:
-                raise LinkClosed("%s: connection is closed" % self._what)
-            count = self._call(self._channel.write, view)
-            if count is not None:
-                return count
-            if self._channel.is_over():
-                await writable(self._raw)
-            else:
-                await self._pause_in_handshake()
+def readable(sock):
+    yield core._io_queue.queue_read(sock)
 
-    async def _pause_in_handshake(self):
-        """Wait for the peer's bytes, 20 ms at most: a write may also wait for room."""
-        async with self._turn:
-            # The task whose turn it was may have finished the handshake, or closed.
-            if self._channel is None or self._channel.is_over():
-                return
-            left = ticks_diff(self._deadline, ticks())
-            if left <= 0:
-                self.close()
-                raise HandshakeTimeout("%s: no TLS handshake in time" % self._what)
-            try:
-                await asyncio.wait_for_ms(readable(self._raw), min(left, DRIVE_MS))
-            except asyncio.TimeoutError:
-                pass
 
-    def cipher(self):
-        """Return (name, version); None before the handshake's end."""
-        return None if self._channel is None else self._channel.cipher()
+async def wait(waiter, deadline):
+    """Wait for a socket; TimeoutError when ``deadline`` (a tick, or None) comes first."""
+    if deadline is None:
+        await waiter
+        return
+    left = ticks_diff(deadline, ticks())
+    if left <= 0:
+        raise asyncio.TimeoutError
+    await asyncio.wait_for_ms(waiter, left)
 
-    def peer_certificate(self):
-        """Return the peer's certificate as DER; None when it showed none."""
-        return None if self._channel is None else self._channel.peer_certificate()
 
-    def close(self):
-        """Close both layers; harmless when repeated."""
-        channel = self._channel
-        self._channel = None
-        self._raw = None
-        if channel is not None:
-            channel.close()
-
-    async def wait_closed(self):
-        """MicroPython's sockets close at once."""
+def resolve(host, port, kind):
+    try:
+        return socket.getaddrinfo(host, port, 0, kind)[0]
+    except OSError as error:
+        raise Unreachable("cannot resolve %s (%r)" % (host, error))
 
 
 async def open_stream(host, port, context=None, server_hostname=None, timeout_ms=10_000):
-    """Connect, and wrap in TLS when ``context`` is given.
+    """See micropython_streams.open_stream."""
+    from fleetnet.ports import micropython_streams
 
-    TLS's own handshake runs inside the first drain() or read(), under the same deadline.
-
-    Raises:
-        Unreachable, CredentialError.
-    """
-    deadline = ticks_add(ticks(), timeout_ms)
-    raw = await connect(host, port, deadline)
-    name = server_hostname or host
-    return Stream(raw, context, name, "%s:%d" % (host, port), deadline)
+    return await micropython_streams.open_stream(host, port, context, server_hostname, timeout_ms)
 
 
 async def open_datagram(host, port, context, server_hostname=None, timeout_ms=10_000):
@@ -167,32 +91,14 @@ async def open_datagram(host, port, context, server_hostname=None, timeout_ms=10
     return await micropython_dtls.open_datagram(host, port, context, server_hostname, timeout_ms)
 
 
-def full_client_context(ca=None, *args, **options):
-    """As client_context; what it returns can do more, see micropython_context.Context."""
-    from fleetnet.ports.micropython_context import Context, pins_of_leaf
+def __getattr__(name):
+    # What telemetry never asks for: contexts that can do more, and all that serves.
+    if name == "full_client_context":
+        from fleetnet.ports.micropython_context import full_client_context as found
+    elif name in ("listen", "serve_datagrams", "server_context"):
+        from fleetnet.ports import micropython_listen
 
-    pins = pins_of_leaf(ca) if ca and not options.get("pins") else None
-    if pins:
-        ca, options["pins"] = None, pins
-    return client_context(ca, *args, kind=Context, **options)
-
-
-def server_context(cert=None, key=None, ca=None, datagram=False, psk=None, ciphers=None):
-    """See fleetnet.streams.server_context."""
-    from fleetnet.ports import micropython_listen
-
-    return micropython_listen.server_context(cert, key, ca, datagram, psk, ciphers)
-
-
-async def listen(callback, host, port, context=None, backlog=4):
-    """Accept TCP or TLS connections; ``callback(stream)`` runs as a task for each."""
-    from fleetnet.ports import micropython_listen
-
-    return await micropython_listen.listen(callback, host, port, context, backlog)
-
-
-async def serve_datagrams(callback, host, port, context):
-    """See fleetnet.streams.serve_dtls."""
-    from fleetnet.ports import micropython_dtls_server
-
-    return await micropython_dtls_server.serve(callback, host, port, context)
+        found = getattr(micropython_listen, name)
+    else:
+        raise AttributeError(name)
+    return found

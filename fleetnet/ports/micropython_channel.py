@@ -16,16 +16,16 @@ Source: extmod/modtls_mbedtls.c.
 
 import io
 
-from fleetnet.errors import LimitError, LinkClosed, LinkError, TrustError, Unsupported
-
-# Record types (RFC 8446 section 5.1).
-CHANGE_CIPHER_SPEC = 20
-_ALERT = 21
-_FATAL = 2
-HANDSHAKE = 22
-APPLICATION_DATA = 23
-_CERT_REQUIRED = 2  # MBEDTLS_SSL_VERIFY_REQUIRED
-HEADER = 5  # bytes; in DTLS it has 8 more: epoch and number
+from fleetnet.errors import LimitError, LinkClosed, LinkError, TrustError
+from fleetnet.ports.micropython_records import (
+    ALERT,
+    APPLICATION_DATA,
+    CERT_REQUIRED,
+    CHANGE_CIPHER_SPEC,
+    FATAL,
+    HANDSHAKE,
+    HEADER,
+)
 
 
 class Recorder(io.IOBase):
@@ -71,10 +71,10 @@ class Recorder(io.IOBase):
             elif self._alert_next:
                 # mbedTLS reads the 5-byte header of a record first, then its body.
                 self._alert_next = False
-                if count == 2 and buf[0] == _FATAL:
+                if count == 2 and buf[0] == FATAL:
                     self.alert = buf[1]
             elif count == HEADER:
-                self._alert_next = buf[0] == _ALERT and buf[4] == 2
+                self._alert_next = buf[0] == ALERT and buf[4] == 2
                 self.look_at_header(buf[0])
         return count
 
@@ -93,7 +93,7 @@ class Recorder(io.IOBase):
         # A unix port may hand out two datagrams at once: an alert may stand behind a flight.
         at = 0
         while at + 15 <= count:
-            if buf[at] == _ALERT and not buf[at + 4] and buf[at + 13] == _FATAL:
+            if buf[at] == ALERT and not buf[at + 4] and buf[at + 13] == FATAL:
                 self.alert = buf[at + 14]
             at += 13 + (buf[at + 11] << 8 | buf[at + 12])
 
@@ -139,7 +139,7 @@ class Channel:
             options["server_hostname"] = server_hostname
         if client_id is not None:
             options["client_id"] = client_id
-        if context.mode == "verified" and context.native.verify_mode != _CERT_REQUIRED:
+        if context.mode == "verified" and context.native.verify_mode != CERT_REQUIRED:
             # The first write carries handshake and data: afterwards would be too late.
             raise TrustError("verification was turned off behind a context that verifies")
         self._context = context
@@ -148,9 +148,7 @@ class Channel:
         self.recorder = context.recorder_class(transport, self, context.datagram)
         try:
             self._io = context.native.wrap_socket(self.recorder, **options)
-        except TypeError:
-            raise Unsupported("this firmware has no DTLS server: it came with MicroPython 1.26")
-        except (OSError, ValueError, MemoryError) as error:
+        except (OSError, ValueError, MemoryError, TypeError) as error:
             raise map_late(error, None, what)
         self._keeps_certificate = hasattr(self._io, "getpeercert")
         context.watch(not self._keeps_certificate)

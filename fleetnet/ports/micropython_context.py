@@ -94,3 +94,11 @@ class Context(micropython_tls.Context):
         from fleetnet.ports.micropython_sockets import wrap
 
         return wrap(self, sock, server_side, do_handshake_on_connect, server_hostname, client_id)
+
+
+def full_client_context(ca=None, *args, **options):
+    """As client_context; what it returns can do more, see Context."""
+    pins = pins_of_leaf(ca) if ca and not options.get("pins") else None
+    if pins:
+        ca, options["pins"] = None, pins
+    return micropython_tls.client_context(ca, *args, kind=Context, **options)

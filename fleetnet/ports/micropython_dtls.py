@@ -14,8 +14,8 @@ import socket
 
 from fleetnet.errors import HandshakeTimeout, Unsupported
 from fleetnet.limits import DATAGRAM_PAYLOAD
+from fleetnet.ports.micropython import DRIVE_MS, readable, resolve, ticks, wait
 from fleetnet.ports.micropython_channel import Channel, map_late
-from fleetnet.ports.micropython_io import DRIVE_MS, readable, resolve, ticks, wait
 from fleetnet.ticks import ticks_add, ticks_diff
 
 # Large enough for any datagram of ours; recv() hands out one record a call.

@@ -21,9 +21,9 @@ import socket
 import sys
 
 from fleetnet.errors import FleetError, LimitError
+from fleetnet.ports.micropython import readable, resolve, ticks
 from fleetnet.ports.micropython_channel import Channel
 from fleetnet.ports.micropython_dtls import Datagrams
-from fleetnet.ports.micropython_io import readable, resolve, ticks
 from fleetnet.ticks import ticks_add, ticks_diff
 
 # An association costs 23 KB of heap on a 32-bit port.

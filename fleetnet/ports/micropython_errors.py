@@ -19,6 +19,7 @@ from fleetnet.errors import (
     LinkClosed,
     TrustError,
     Unreachable,
+    Unsupported,
     WrongCA,
     WrongName,
 )
@@ -50,6 +51,8 @@ def map_error(error, recorder, what):
         return recorder.verdict
     if isinstance(error, ValueError):
         return _map_verify(str(error.args[0]) if error.args else "", what)
+    if isinstance(error, TypeError):  # client_id is no argument of its wrap_socket
+        return Unsupported("this firmware has no DTLS server: it came with MicroPython 1.26")
     if isinstance(error, MemoryError):
         return LimitError("not enough heap for a connection to %s: gc.collect() first" % what)
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0

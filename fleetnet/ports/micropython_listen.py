@@ -8,10 +8,11 @@ import socket
 import sys
 
 from fleetnet.errors import CredentialError
-from fleetnet.ports.micropython import Stream
-from fleetnet.ports.micropython_channel import APPLICATION_DATA, HEADER, Recorder
+from fleetnet.ports.micropython import readable, resolve, ticks
+from fleetnet.ports.micropython_channel import Recorder
 from fleetnet.ports.micropython_context import Context
-from fleetnet.ports.micropython_io import readable, resolve, ticks
+from fleetnet.ports.micropython_records import APPLICATION_DATA, HEADER
+from fleetnet.ports.micropython_streams import Stream
 from fleetnet.ports.micropython_tls import load_anchors, load_pair, make_context
 from fleetnet.ticks import ticks_add
 
@@ -115,3 +116,10 @@ async def listen(callback, host, port, context=None, backlog=4):
     sock.listen(backlog)
     sock.setblocking(False)
     return Listener(sock, port, context, callback)
+
+
+async def serve_datagrams(callback, host, port, context):
+    """See fleetnet.streams.serve_dtls."""
+    from fleetnet.ports import micropython_dtls_server
+
+    return await micropython_dtls_server.serve(callback, host, port, context)

@@ -11,7 +11,8 @@ import tls
 
 from fleetnet.der import spki
 from fleetnet.errors import CredentialError, TrustError, Unsupported, WrongPin
-from fleetnet.ports.micropython_channel import APPLICATION_DATA, Recorder
+from fleetnet.ports.micropython_channel import Recorder
+from fleetnet.ports.micropython_records import APPLICATION_DATA
 
 
 class BarringRecorder(Recorder):

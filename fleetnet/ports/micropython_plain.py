@@ -1,7 +1,7 @@
 """TCP without TLS, with the calls of a Channel."""
 
 from fleetnet.ports.micropython_channel import map_late
-from fleetnet.ports.micropython_io import BUSY
+from fleetnet.ports.micropython_streams import BUSY
 
 
 class Plain:

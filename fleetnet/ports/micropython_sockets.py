@@ -11,8 +11,8 @@ import select
 
 from fleetnet.errors import CredentialError, HandshakeTimeout, LimitError, LinkError, Unsupported
 from fleetnet.limits import DATAGRAM_PAYLOAD
+from fleetnet.ports.micropython import DRIVE_MS, ticks
 from fleetnet.ports.micropython_channel import Again, Channel
-from fleetnet.ports.micropython_io import DRIVE_MS, ticks
 from fleetnet.ticks import ticks_add, ticks_diff
 
 # A blocking handshake without a timeout of the caller's ends after this.

@@ -22,6 +22,7 @@ from fleetnet_device.clock import Clock
 from fleetnet_device.outbox import Outbox
 from fleetnet_device.relay import Part
 from fleetnet_device.spool import Spool
+from fleetnet_device.spool_outbox import SpooledOutbox
 
 
 class Wire:
@@ -241,11 +242,10 @@ class Hub:
 
     def boot(self):
         self.flash = self.folder
-        spool = None
+        self._outbox = Outbox(16384, 128, "newest")
         if self.disk is not None:
-            spool = Spool("", 32768, files=self.disk)
-        self._outbox = Outbox(16384, 128, spool, "newest")
-        self.session = Session(port.random_bytes, self._outbox.epoch)
+            self._outbox = SpooledOutbox(Spool("", 32768, files=self.disk), 16384, 128, "newest")
+        self.session = Session(port.random_bytes, self._outbox.epoch())
         self._outbox.restore(self.session)
         self.clock = Clock(port)
         self.part = Part(self)

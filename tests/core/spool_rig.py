@@ -13,8 +13,8 @@ from fleetnet.errors import IDLE
 from fleetnet.handshake import Hello, Welcome
 from fleetnet.session import OPEN, Session
 from fleetnet.ticks import ticks_add, ticks_diff
-from fleetnet_device.outbox import Outbox
 from fleetnet_device.spool import Spool
+from fleetnet_device.spool_outbox import SpooledOutbox
 
 
 class Store:
@@ -72,8 +72,8 @@ class Rig:
     def boot(self):
         """The device starts, with whatever its flash has."""
         spool = Spool("", self.spool_bytes, hold_ms=3000, late_ms=6000, files=self.flash)
-        self.outbox = Outbox(self.ram[0], self.ram[1], spool, self.policy)
-        self.session = Session(self.random.bytes, self.outbox.epoch)
+        self.outbox = SpooledOutbox(spool, self.ram[0], self.ram[1], self.policy)
+        self.session = Session(self.random.bytes, self.outbox.epoch())
         self.outbox.restore(self.session)
         self.epochs.append(self.session.epoch)
         self.recovered = self.outbox.recovered_readings
@@ -102,7 +102,7 @@ class Rig:
     def connect(self):
         self.cut()
         if self.outbox.can_begin_epoch():
-            self.session = Session(self.random.bytes, self.outbox.epoch)
+            self.session = Session(self.random.bytes, self.outbox.epoch())
             self.outbox.begin_epoch(self.session)
             self.epochs.append(self.session.epoch)
         self.server = AcceptorSession(self.random.bytes)
@@ -111,7 +111,6 @@ class Rig:
 
     def cut(self):
         self.session.close_link()
-        self.outbox.link_lost()
         self.server = None
         # What the server had received it commits, when it lives; see kill_server.
         self._commit(None)

@@ -41,6 +41,14 @@ def test_fields_and_their_defaults():
     assert fields.has(1) and not fields.has(9)
     assert reason(lambda: fields.get_bytes(200, size=3)) == PROTOCOL
     assert reason(lambda: fields.get_int(200)) == PROTOCOL  # a number and one byte more
+    for wanted in (0, 1):
+        assert reason(lambda: fields.get_bytes(200, size=wanted)) == PROTOCOL, wanted
+    for value, size in (((1 << 35) - 1, 5), (1 << 35, 6)):
+        out = FieldWriter()
+        out.put_int(1, value)
+        number = FieldReader(out.to_payload())
+        assert number.get_int(1, max_bytes=size) == value
+        assert (reason(lambda: number.get_int(1)) is None) == (size == 5)
     assert reason(lambda: FieldReader(b"\x01\x01\x80").get_int(1)) == PROTOCOL
 
 

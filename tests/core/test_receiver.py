@@ -1,9 +1,8 @@
 """The receiving half: order, duplicates, fragments, gaps, acknowledgements."""
 
-from fleetnet.acks import decode_ack
 from fleetnet.errors import LIMIT, ProtocolError
 from fleetnet.events import Gap
-from fleetnet.frame import MORE, SEQUENCED
+from fleetnet.frame import MORE, SEQUENCED, decode_ack
 from fleetnet.limits import EARLY_BYTES, WINDOW
 from fleetnet.receiver import Receiver
 from fleetnet.rtt import HASTY_ACKS

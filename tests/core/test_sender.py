@@ -93,7 +93,7 @@ def test_timeout_sends_again_and_backs_off():
     assert made.timer == 1100 + 2 * INITIAL_RTO_MS
     made.acknowledge(3, 1, b"", 1150)
     assert made.timer == 1150 + INITIAL_RTO_MS, "an answer drops the doubling"
-    assert made.rtt.srtt_ms == 0, "no sample from a frame that was sent twice (Karn)"
+    assert made.recovery.srtt_ms == 0, "no sample from a frame that was sent twice (Karn)"
 
 
 def test_a_stream_link_never_sends_twice():
@@ -172,7 +172,7 @@ def test_a_shut_window_is_asked_again():
 
 def test_a_frame_sent_well_before_an_acknowledged_one_is_lost():
     made = sender(count=0)
-    made.rtt.sample(40)
+    made.recovery.sample(40)
     for now in (0, 4, 30):
         made.queue(3, 0x10, b"x")
         launched(made, now)

@@ -257,4 +257,4 @@ def test_same_numbers_on_every_interpreter():
     talk(world, 100)
     assert world.run(300_000, lambda: len(world.store.rows) == 100 and world.is_quiet())
     sender = world.device.sender
-    print("NUMBERS", world.time, world.sent, world.lost, sender.resent, sender.rtt.srtt_ms)
+    print("NUMBERS", world.time, world.sent, world.lost, sender.resent, sender.recovery.srtt_ms)

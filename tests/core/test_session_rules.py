@@ -254,3 +254,40 @@ def test_a_new_link_begins_messages_in_fragments_again():
     for _, flags, seq, payload in (first, (0x10, SEQUENCED | 3, 2, b"end")):
         server.receiver.receive(3, seq, 0x10, flags, payload, 0)
     assert [len(e.payload) for e in server.take_events()] == [len(first[3]) + 3]
+
+
+def test_a_session_that_only_sends_has_no_receiving_half():
+    for datagram in (True, False):
+        device, server = pair(datagram)
+        device.send(3, wire.READINGS, b"[1]")
+        for data in device.data_to_send(0):
+            server.receive_data(data, 0)
+        server.acknowledge(3, 1, 0)
+        for data in server.data_to_send(1_000):
+            device.receive_data(data, 0)
+        assert isinstance(device.take_events()[0], events.Delivered)
+        device.acknowledge(3, 1, 0)
+        device.handle_timer(60_000)
+        assert device.receiver is None and server.receiver is not None
+        # The first message makes it, with what the link and WELCOME said.
+        server.take_events()
+        server.send(1, wire.CALL, b"x")
+        for data in server.data_to_send(60_000):
+            device.receive_data(data, 60_000)
+        (message,) = device.take_events()
+        assert message.payload == b"x" and device.receiver is not None
+        device.acknowledge(1, 1, 60_000)
+        assert device.next_timer() == 60_100, "the acknowledgement delay of WELCOME"
+        for data in device.data_to_send(60_100):
+            server.receive_data(data, 60_100)
+        assert [event.seq for event in server.take_events()] == [1]
+
+
+def test_a_device_that_only_sends_answers_a_ping():
+    device, _ = pair()
+    device.receive_data(encode_frame(wire.PING, 0, 0, b"\x01\x02"), 5)
+    sent = [f for data in device.data_to_send(5) for f in split_datagram(data, 65535)]
+    assert [(kind, payload) for kind, _, _, payload in sent] == [
+        (wire.PONG, b"\x01\x02\x00"),
+        (wire.ACK, b"\x40"),
+    ]

@@ -154,7 +154,7 @@ def test_a_session_that_does_not_fit_is_refused():
     rig = Rig()
     for session in (
         Session(rig.random.bytes),
-        Session(rig.random.bytes, rig.outbox.epoch, limits.MAX_FRAME_PAYLOAD),
+        Session(rig.random.bytes, rig.outbox.epoch(), limits.MAX_FRAME_PAYLOAD),
     ):
         try:
             rig.outbox.restore(session)

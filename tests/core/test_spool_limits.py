@@ -5,8 +5,8 @@ from spool_rig import Rig, say_all, segments, texts
 
 from fleetnet import limits
 from fleetnet.session import Session
-from fleetnet_device.outbox import Outbox
 from fleetnet_device.spool import Spool
+from fleetnet_device.spool_outbox import SpooledOutbox
 
 
 def test_policy_oldest_drops_whole_segments_and_tells_the_server():
@@ -124,12 +124,12 @@ def test_another_fragment_size_begins_a_new_epoch():
     say_all(rig, texts(0, 40))
     rig.pass_time(10_000)
     spool = Spool("", 16384, limits.MAX_FRAME_PAYLOAD, files=Flash(files=rig.flash.files))
-    outbox = Outbox(4096, 32, spool)
-    assert outbox.epoch is None
+    outbox = SpooledOutbox(spool, 4096, 32)
+    assert outbox.epoch() is None
     session = Session(rig.random.bytes, fragment_payload=limits.MAX_FRAME_PAYLOAD)
     outbox.restore(session)
     outbox.poll(0)
-    assert outbox.dropped_messages == 40 and outbox.epoch == session.epoch != rig.epochs[0]
+    assert outbox.dropped_messages == 40 and outbox.epoch() == session.epoch != rig.epochs[0]
 
 
 def test_flipped_bits_never_change_a_message():

@@ -175,7 +175,7 @@ class Trial:
             self.note(what, "not appendable")
 
 
-def cut_everywhere(trial, operations, stride=STRIDE):
+def cut_everywhere(trial, operations, stride=STRIDE, all_tails=False):
     random = Lcg(3)
     stale = stale_bytes(operations)
     files, must = {}, Files()
@@ -195,7 +195,7 @@ def cut_everywhere(trial, operations, stride=STRIDE):
                 written = must.payloads()
                 trial.is_stopped = (operation, name, data) == operations[-1] and at == len(data)
                 for kind, tail in enumerate(tails(data, overwritten, at, stale, random)):
-                    if stride == 1 and (offset + 2 * kind) % 5 > 1:
+                    if stride == 1 and not all_tails and (offset + 2 * kind) % 5 > 1:
                         continue  # in five bytes each tail has its turn twice
                     if kind == 4 and is_segment and data[:300] == stale:
                         continue  # there is no earlier lap yet

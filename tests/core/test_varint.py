@@ -35,6 +35,24 @@ def test_times_take_seven_bytes():
     assert "longer than 7" in refusal(encoded(value + 1), 0, 7)
 
 
+def test_five_bytes_are_the_limit_unless_told():
+    assert take_varint(encoded((1 << 35) - 1), 0) == ((1 << 35) - 1, 5)
+    assert "longer than 5" in refused(encoded(1 << 35))
+
+
+def refused(data):
+    try:
+        take_varint(data, 0)
+    except ProtocolError as error:
+        return str(error)
+    return ""
+
+
+def test_a_two_byte_form_of_a_small_value_is_refused_at_once():
+    for value in range(0x80):
+        assert "shortest" in refusal(bytes((value | 0x80, 0))), value
+
+
 def test_refusals():
     assert "cut off" in refusal(b"")
     assert "cut off" in refusal(b"\x80")

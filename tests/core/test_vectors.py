@@ -5,10 +5,17 @@ import sys
 
 from fleetnet import blobs, commands, credential, relay
 from fleetnet.acceptor import decode_hello, encode_welcome
-from fleetnet.acks import decode_ack, decode_forward, encode_forward, put_ack
 from fleetnet.errors import ProtocolError
-from fleetnet.frame import FrameSplitter, decode_frame, encode_frame, split_datagram
+from fleetnet.frame import (
+    FrameSplitter,
+    decode_ack,
+    decode_frame,
+    encode_forward,
+    encode_frame,
+    split_datagram,
+)
 from fleetnet.handshake import decode_ending, decode_welcome
+from fleetnet.receiver import decode_forward, put_ack
 from fleetnet.varint import put_varint
 
 FOLDER = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."

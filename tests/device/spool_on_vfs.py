@@ -19,8 +19,8 @@ sys.path[:0] = [ROOT, ROOT + "/device_lib"]
 from fleetnet.errors import FleetError  # noqa: E402
 from fleetnet.session import Session  # noqa: E402
 from fleetnet_device import spool_ram  # noqa: E402
-from fleetnet_device.outbox import Outbox  # noqa: E402
 from fleetnet_device.spool import Spool  # noqa: E402
+from fleetnet_device.spool_outbox import SpooledOutbox  # noqa: E402
 
 BLOCK = 512
 BLOCKS = 96
@@ -74,8 +74,8 @@ def message(n):
 def life(device, begin, promised):
     """Put messages on the flash until the power goes; ``promised[0]``: how many it must keep."""
     spool = Spool("/ram/spool", QUOTA)
-    outbox = Outbox(1 << 16, 256, spool)
-    session = Session(os.urandom, outbox.epoch)
+    outbox = SpooledOutbox(spool, 1 << 16, 256)
+    session = Session(os.urandom, outbox.epoch())
     outbox.restore(session)
     for n in range(begin, MESSAGES):
         outbox.put(session, 3, 16, message(n), 1)

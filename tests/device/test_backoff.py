@@ -49,4 +49,15 @@ def test_wish_of_the_server_is_obeyed_and_spread() -> None:
 
 
 def test_refused_device_looks_rarely() -> None:
-    assert seeded().after(0, is_refused=True) >= CAP_MS
+    backoff = seeded()
+    assert backoff.after(0, refused=2) >= CAP_MS
+    assert backoff.after(0) < CAP_MS
+
+
+def test_the_first_alert_in_a_row_is_forgiven() -> None:
+    backoff = seeded()
+    assert backoff.after(0, refused=1) < CAP_MS
+    assert backoff.after(0, refused=1) >= CAP_MS
+    assert backoff.after(0, refused=1) >= CAP_MS
+    backoff.after(0)
+    assert backoff.after(0, refused=1) < CAP_MS

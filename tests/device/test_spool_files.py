@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fleetnet.session import Session
-from fleetnet_device.outbox import Outbox
 from fleetnet_device.spool import Spool
 from fleetnet_device.spool_files import Files
+from fleetnet_device.spool_outbox import SpooledOutbox
 from interpreters import ROOT, Interpreter, interpreters
 
 COMMANDS = {"cpython": [sys.executable]} | {each.name: [each.path] for each in interpreters()}
@@ -22,10 +22,10 @@ import sys
 sys.path[:0] = [ROOT, ROOT + "/device_lib"]
 import os
 from fleetnet.session import Session
-from fleetnet_device.outbox import Outbox
+from fleetnet_device.spool_outbox import SpooledOutbox
 from fleetnet_device.spool import Spool
-outbox = Outbox(4096, 64, Spool(FOLDER, 60000))
-session = Session(os.urandom, outbox.epoch)
+outbox = SpooledOutbox(Spool(FOLDER, 60000), 4096, 64)
+session = Session(os.urandom, outbox.epoch())
 outbox.restore(session)
 number = BEGIN
 while True:
@@ -76,8 +76,8 @@ def test_killed_while_it_writes(name: str, tmp_path: Path) -> None:
 def test_a_spool_moves_between_interpreters(tmp_path: Path) -> None:
     """The layout is the same everywhere: written by one, read by the others."""
     spool = Spool(str(tmp_path / "spool"))
-    outbox = Outbox(4096, 64, spool)
-    session = Session(os.urandom, outbox.epoch)
+    outbox = SpooledOutbox(spool, 4096, 64)
+    session = Session(os.urandom, outbox.epoch())
     outbox.restore(session)
     for n in range(40):
         outbox.put(session, 3, 16, b"message %d" % n, 1)

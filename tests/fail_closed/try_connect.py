@@ -13,10 +13,9 @@ import json
 import os
 import sys
 
-from fleetnet.endpoint import Endpoint
+from fleetnet.endpoint import Endpoint, open_link
 from fleetnet.events import Delivered, Opened
 from fleetnet.frame import READINGS, TELEMETRY
-from fleetnet.links import open_link
 from fleetnet.ports import port
 from fleetnet.session import Session
 from fleetnet.streams import client_context

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import socket
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fleetnet import streams
 from fleetnet.errors import (
     CertificateExpired,
     CertificateNotYetValid,
@@ -30,6 +32,7 @@ from fleetnet.ports.cpython import (
     open_datagram,
     server_context,
 )
+from fleetnet.ports.openssl_object import SslObject
 from fleetnet_server.identity.pki import Credential
 from listening import HOST, device, echoing
 from pki import Pki
@@ -332,3 +335,52 @@ async def test_a_wait_ends_in_time_with_its_value_or_with_a_timeout() -> None:
     assert await cpython.wait_for_ms(value(), 60_000) == 5
     with pytest.raises(TimeoutError):
         await cpython.wait_for_ms(asyncio.Event().wait(), 10)
+
+
+async def test_an_opener_that_was_cancelled_leaves_no_complaint(pki: Pki) -> None:
+    """Its connection fails behind it, and nobody asks for the reason."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, found: told.append(found))
+    Stream(client_context(pki.ca.certificate)).on_end(LinkClosed("the connection broke"))
+    gc.collect()
+    assert told == []
+
+
+async def test_a_callback_that_raises_leaves_nobody_waiting(pki: Pki) -> None:
+    async def callback(_reader: streams.Stream, _writer: streams.Stream) -> None:
+        raise RuntimeError("a mistake of the program")
+
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, found: told.append(found))
+    server = await streams.start_server(callback, HOST, 0)
+    _ended.append(server)
+    reader, writer = await streams.open_connection(HOST, server.port)
+    async with asyncio.timeout(20), writer:
+        assert await reader.read(1) == b""
+    gc.collect()
+    assert ["a mistake of the program"] == [str(found["exception"]) for found in told]
+
+
+async def test_who_says_goodbye_and_reads_no_more_is_not_kept(pki: Pki) -> None:
+    accepted: list[Stream] = []
+
+    async def callback(stream: Stream) -> None:
+        stream.write(bytes(8_000_000))
+        accepted.append(stream)
+
+    listener = await start(pki, callback=callback)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, (HOST, listener.port))
+        ssl = SslObject(client_context(pki.ca.certificate), "localhost")
+        while not ssl.handshake():
+            await loop.sock_sendall(sock, ssl.output())
+            ssl.feed(await loop.sock_recv(sock, 65536))
+        await loop.sock_sendall(sock, ssl.output())
+        async with asyncio.timeout(30):
+            while not accepted:
+                await asyncio.sleep(0.01)
+            ssl.close_notify()
+            await loop.sock_sendall(sock, ssl.output())
+            await accepted[0].wait_closed()

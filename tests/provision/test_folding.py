@@ -52,6 +52,13 @@ def test_type_checking_and_annotations_disappear() -> None:
     assert "def f(self, y):" in text and "z = 2" in text
 
 
+def test_slots_disappear() -> None:
+    text = folded(
+        "a", a="class A:\n    __slots__ = ('x',)\nclass B:\n    __slots__ = ()\n    y = 1\n"
+    )
+    assert text == "class A:\n    pass\n\nclass B:\n    y = 1\n"
+
+
 def test_the_whole_library_folds_and_keeps_its_public_names() -> None:
     modules = library()
     folder = Folder({m.name: m.source.read_text() for m in modules.values()})

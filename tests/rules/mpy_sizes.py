@@ -30,17 +30,18 @@ TELEMETRY = """
 import asyncio, sys
 from fleetnet_device import Device
 
-async def main(bundle):
-    async with Device(bundle, linger_ms=0) as device:
+async def main():
+    async with Device(%r, linger_ms=0) as device:
         await device.send("temperature", 21.5)
         await device.event("started")
         if not await device.flush():
             raise device.last_error
 
-for bundle in %r:
-    asyncio.run(main(bundle))
+asyncio.run(main())
 print("imported", *[name for name in sys.modules if name.startswith("fleetnet")])
 """
+
+LINKS = ("dtls", "tls")
 
 
 def compiled() -> dict[str, bytes]:
@@ -59,8 +60,11 @@ def sizes() -> dict[str, int]:
     }
 
 
-async def imported_by_telemetry() -> set[str]:
-    """Names of the modules that a device which sends readings has imported; it runs the .mpy."""
+async def imported_by_telemetry() -> dict[str, set[str]]:
+    """Names of the modules that a device which sends readings has imported; it runs the .mpy.
+
+    By transport: a device loads the other one's modules when it falls back to it.
+    """
     micropython = required()
     assert micropython is not None, "MicroPython 1.25 is needed"
     with tempfile.TemporaryDirectory() as folder:
@@ -71,32 +75,43 @@ async def imported_by_telemetry() -> set[str]:
         fleet = Fleet(Path(folder) / "fleet")
         try:
             await fleet.start_server()
-            bundles = [str(fleet.add_device(f"cam-{link}", link)) for link in ("dtls", "tls")]
-            process = await asyncio.create_subprocess_exec(
-                micropython.path,
-                "-c",
-                TELEMETRY % bundles,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                # Not from here: the working folder comes first on the path.
-                cwd=folder,
-                env={**os.environ, "MICROPYPATH": f".frozen:{folder}/lib"},
-            )
-            out = (await asyncio.wait_for(process.communicate(), 60))[0].decode()
+            return {
+                link: await _send_telemetry(
+                    micropython.path, folder, str(fleet.add_device(f"cam-{link}", link))
+                )
+                for link in LINKS
+            }
         finally:
             await fleet.close()
+
+
+async def _send_telemetry(micropython: str, folder: str, bundle: str) -> set[str]:
+    process = await asyncio.create_subprocess_exec(
+        micropython,
+        "-c",
+        TELEMETRY % bundle,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        # Not from here: the working folder comes first on the path.
+        cwd=folder,
+        env={**os.environ, "MICROPYPATH": f".frozen:{folder}/lib"},
+    )
+    out = (await asyncio.wait_for(process.communicate(), 60))[0].decode()
     lines = [line for line in out.splitlines() if line.startswith("imported ")]
     assert process.returncode == 0 and lines, out
     return set(lines[0].split()[1:])
 
 
-def tables(size: dict[str, int], imported: set[str]) -> str:
-    """Markdown: what telemetry imports, what waits for an error, and the optional parts."""
+def tables(size: dict[str, int], imported: dict[str, set[str]]) -> str:
+    """Markdown: what telemetry imports, what waits for an occasion, and the optional parts."""
     needed = core(library())
+    dtls, tls = imported["dtls"], imported["tls"]
     groups = (
-        ("imported by a device that sends readings over DTLS and TLS", imported),
-        ("of the core, imported when something is wrong or asked for", needed - imported),
-        ("optional parts", set(size) - needed - imported),
+        ("imported by every device that sends readings", dtls & tls),
+        ("over DTLS, as well", dtls - tls),
+        ("over TLS, as well", tls - dtls),
+        ("of the core, imported when something is wrong or asked for", needed - dtls - tls),
+        ("optional parts", set(size) - needed - dtls - tls),
     )
     lines = []
     for title, names in groups:

@@ -54,7 +54,7 @@ class _UnsetPort:
 class Impatience(Backoff):
     """A fleet without herd control: the same short pause each time, whatever the server asks."""
 
-    def after(self, lasted_ms: int, retry_after_ms: int = 0, is_refused: bool = False) -> int:
+    def after(self, lasted_ms: int, retry_after_ms: int = 0, refused: int = 0) -> int:
         return self._base_ms
 
 

@@ -9,6 +9,7 @@ name (`fleetnet plan size --set`), the assumed ones should be. docs/scaling.md i
 this by tools/scaling_page.py.
 """
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -56,8 +57,8 @@ FIGURES: dict[str, Figure] = {
         "to let a device in: `fleetnet bench`, other programs beside it; 0.75 in P4 of "
         "benchmarks.md",
     ),
-    "stream_kb": Figure(43.2, "KiB", MEASURED, "a session over TLS 1.3: P5"),
-    "datagram_kb": Figure(81.5, "KiB", MEASURED, "a session over DTLS: P5"),
+    "stream_kb": Figure(39, "KiB", MEASURED, "a session over TLS 1.3: P5"),
+    "datagram_kb": Figure(5.4, "KiB", MEASURED, "a session over DTLS: P5"),
     "process_mb": Figure(
         100, "MiB", MEASURED,
         "a server's process beside its sessions: with PostgreSQL, bridge, dashboard",
@@ -177,8 +178,10 @@ def figures_with(changes: Mapping[str, float]) -> dict[str, float]:
     """
     for name, value in changes.items():
         if name not in FIGURES:
+            near = difflib.get_close_matches(name, FIGURES, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
-                f"no figure is called {name!r}: `fleetnet plan size 1 --figures` lists them"
+                f"no figure is called {name!r}: {hint}`fleetnet plan size 1 --figures` lists them"
             )
         may_be_zero = name.startswith("price_") or name in ("spare_nodes", "datagrams")
         if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):

@@ -48,7 +48,7 @@ _MAX_HANDSHAKES = 1000
 # A link that was up for so long has paid back every pause (fleetnet_device/backoff.py).
 _LASTED_MS = 60_000
 
-# After a link over which nothing comes back: the pings of fleetnet/keepalive.py.
+# After a link over which nothing comes back: the pings of fleetnet/session_link.py.
 _STREAM_PINGS_S, _DATAGRAM_PINGS_S = 5.0, 6.0
 
 # When every session is taken (core/gate.py).

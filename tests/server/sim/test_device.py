@@ -19,13 +19,13 @@ def device(patient: bool) -> SimDevice:
 def test_a_patient_device_comes_when_it_is_asked_to() -> None:
     backoff = device(True).connection._backoff
     assert 20_000 <= backoff.after(0, 20_000) <= 25_000
-    assert backoff.after(0, is_refused=True) > 60_000
+    assert backoff.after(0, refused=2) > 60_000
 
 
 def test_an_impatient_one_comes_at_once() -> None:
     backoff = device(False).connection._backoff
     for _ in range(5):
-        assert backoff.after(0, 20_000) == backoff.after(0, is_refused=True) == 500
+        assert backoff.after(0, 20_000) == backoff.after(0, refused=2) == 500
 
 
 @pytest.mark.parametrize(
