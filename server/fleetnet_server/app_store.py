@@ -21,6 +21,7 @@ from fleetnet_server.store.blobs import BlobFiles
 from fleetnet_server.store.compaction import Compactor
 from fleetnet_server.store.following import Followers
 from fleetnet_server.store.housekeeping import Stepping
+from fleetnet_server.store.log_damage import LeftLog
 from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.retention import Retention
 from fleetnet_server.store.sqlite import SqliteStore
@@ -41,6 +42,7 @@ def open_served(settings: Settings, folder: Path) -> "ServedStore":
     """Open the store for a server. Raises StoreError, StoreUnavailable, ConfigError."""
     place = settings.store_place(folder)
     if isinstance(place, Path):
+        LeftLog(place).compare()
         return SqliteStore(place)
     from fleetnet_server.store.postgres.store import PostgresStore
 

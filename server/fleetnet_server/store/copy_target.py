@@ -12,7 +12,8 @@ from typing import Any
 
 import apsw
 
-from fleetnet.frame import CONFIG_STATE, EVENT, LOG, OPTIONAL, READINGS, RESULT
+from fleetnet.frame import OPTIONAL, READINGS
+from fleetnet_server.core.bodies import TEXT_KINDS
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store import schema
 from fleetnet_server.store.chunks import Chunk, Place, make_chunks
@@ -32,7 +33,6 @@ from fleetnet_server.store.trouble import unavailable
 
 # Behind every device: all of a window is compacted (store/compaction.py).
 _ALL = (1 << 63) - 1
-_TEXT_KINDS = (READINGS, EVENT, LOG, RESULT, CONFIG_STATE)
 _CHUNK = (
     "INSERT INTO chunks(series, epoch, stream, span, t0, seq, place, t1, n, step, times, vals,"
     " runs) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -191,7 +191,7 @@ class SqliteTarget(SqliteSide):
 
 def _body(kind: int, body: bytes, problem: str | None) -> str | bytes:
     """Return a body as inspect_body leaves it: JSON is text."""
-    if problem is None and kind & ~OPTIONAL in _TEXT_KINDS:
+    if problem is None and kind & ~OPTIONAL in TEXT_KINDS:
         return body.decode()
     return body
 

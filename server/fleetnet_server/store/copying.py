@@ -185,7 +185,11 @@ def _once(name: str, rows: Callable[[], Sequence[Any]], write: Callable[[Any], N
 # -- SQLite to PostgreSQL ------------------------------------------------------------------------
 
 
-def _to_postgres(source: SqliteSide, target: "PgTarget") -> list[Step]:
+def _steps_of_both(
+    source: "SqliteSide | PgSide", target: "SqliteTarget | PgTarget"
+) -> Iterator[Step]:
+    """Yield the steps that are the same whichever way it goes."""
+
     def table_writer(table: Any) -> Callable[[Sequence[Row]], None]:
         return lambda rows: target.write_rows(table, rows)
 
@@ -194,6 +198,12 @@ def _to_postgres(source: SqliteSide, target: "PgTarget") -> list[Step]:
         for page in in_pages(found, PAGE_ROWS):
             yield Page([*page[-1][:2]], page, 0)
 
+    for table in TABLES:
+        yield table_step(table, source, table_writer(table))
+    yield Step("streams", lambda: 0, marks, target.write_marks)
+
+
+def _to_postgres(source: SqliteSide, target: "PgTarget") -> list[Step]:
     def chunks(after: Place | None) -> Iterator[Page]:
         for page in in_pages(source.chunks(after), _PAGE_CHUNKS):
             yield Page([*page[-1][: len(CHUNK_KEY)]], page, sum(row[7] for row in page))
@@ -202,8 +212,7 @@ def _to_postgres(source: SqliteSide, target: "PgTarget") -> list[Step]:
         return int(next(source.rows("SELECT coalesce(sum(n), 0) FROM chunks"))[0])
 
     return [
-        *(table_step(table, source, table_writer(table)) for table in TABLES),
-        Step("streams", lambda: 0, marks, target.write_marks),
+        *_steps_of_both(source, target),
         Step("readings", count, chunks, target.write_chunks),
         Step("messages", lambda: count_rows(source, "messages"), lambda after: _shown(
             source, after), target.write_messages),
@@ -226,14 +235,6 @@ def _shown(source: SqliteSide, after: Place | None) -> Iterator[Page]:
 
 
 def _to_sqlite(source: "PgSide", target: SqliteTarget) -> list[Step]:
-    def table_writer(table: Any) -> Callable[[Sequence[Row]], None]:
-        return lambda rows: target.write_rows(table, rows)
-
-    def marks(after: Place | None) -> Iterator[Page]:
-        found = (row for row in source.marks() if after is None or [*row[:2]] > after)
-        for page in in_pages(found, PAGE_ROWS):
-            yield Page([*page[-1][:2]], page, 0)
-
     def messages(after: Place | None) -> Iterator[Page]:
         number = 0 if after is None else after[2]
         for page in in_pages(source.messages_in_order(after), _PAGE_MESSAGES):
@@ -246,8 +247,7 @@ def _to_sqlite(source: "PgSide", target: SqliteTarget) -> list[Step]:
             yield Page([*page[-1][:6]], page, len(page))
 
     return [
-        *(table_step(table, source, table_writer(table)) for table in TABLES),
-        Step("streams", lambda: 0, marks, target.write_marks),
+        *_steps_of_both(source, target),
         Step("readings", source.count_readings, readings, target.write_readings),
         Step("messages", lambda: count_rows(source, "messages"), messages,
              target.write_messages),

@@ -6,7 +6,8 @@ compaction has made chunks of it, until the bridge has it or its time is over (`
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import apsw
@@ -15,7 +16,7 @@ import msgspec
 from fleetnet.frame import EVENT, READINGS
 from fleetnet_server.core.bodies import decode_readings
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store import schema
+from fleetnet_server.store.lazy_reader import LazyReader
 from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.ports import Connection, Database, Store
 
@@ -78,6 +79,17 @@ class Place(NamedTuple):
     dropped: int
 
 
+def with_channels(
+    found: dict[str, list[str]], rows: Iterable[OutboxRow]
+) -> dict[str, list[str]]:
+    """Add the channels of messages to those of each device, in the order in which they came."""
+    for row in rows:
+        known = found.setdefault(row.device, [])
+        names = decode_readings(row.body).channels if row.kind == READINGS else []
+        known += [name for name in names if name not in known]
+    return found
+
+
 _decode_page = msgspec.json.Decoder(
     list[tuple[int, str, str, str, int, int | None, int, int, str, int, str]]
 ).decode
@@ -99,7 +111,8 @@ class Outbox:
         self.name = name
         self._store = store
         self._clock_ms = clock_ms
-        self._reader: apsw.Connection | None = None
+        assert isinstance(store.place, Path)
+        self._reader = LazyReader(store.place)
 
     def start(self, keep_ms: int) -> tuple[int, int]:
         """Return the place, and how many messages behind it are gone as such.
@@ -143,7 +156,7 @@ class Outbox:
         Memory: ``limit`` bodies, which are 64 KiB at most.
         """
         try:
-            last, text = next(self._open().execute(_PAGE, (after, limit)))
+            last, text = next(self._reader.open().execute(_PAGE, (after, limit)))
         except apsw.Error as error:
             raise StoreUnavailable(f"{self._store.place} cannot be read: {error}") from error
         if last is None:
@@ -153,7 +166,7 @@ class Outbox:
     def behind(self, message: int) -> int:
         """Return how many messages were stored since."""
         try:
-            newest = self._open().execute("SELECT coalesce(max(id), 0) FROM messages").get
+            newest = self._reader.open().execute("SELECT coalesce(max(id), 0) FROM messages").get
         except apsw.Error as error:
             raise StoreUnavailable(f"{self._store.place} cannot be read: {error}") from error
         return max(0, int(newest) - message)
@@ -163,27 +176,16 @@ class Outbox:
         try:
             found = {
                 device: msgspec.json.decode(text, type=list[str])
-                for device, text in self._open().execute(_CHANNELS)
+                for device, text in self._reader.open().execute(_CHANNELS)
             }
         except apsw.Error as error:
             raise StoreUnavailable(f"{self._store.place} cannot be read: {error}") from error
         _last, rows = self.read(max(0, self.behind(0) - NEWEST), NEWEST)
-        for row in rows:
-            known = found.setdefault(row.device, [])
-            names = decode_readings(row.body).channels if row.kind == READINGS else []
-            known += [name for name in names if name not in known]
-        return found
+        return with_channels(found, rows)
 
     def close(self) -> None:
         """Close the file."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-
-    def _open(self) -> apsw.Connection:
-        if self._reader is None:
-            self._reader = schema.open_readable(str(self._store.place))
-        return self._reader
+        self._reader.close()
 
 
 def open_outbox(store: Store, name: str) -> "Outbox | PostgresOutbox":

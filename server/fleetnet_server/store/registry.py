@@ -7,6 +7,7 @@ change through that row (core/watch.py).
 import json
 import time
 from collections.abc import Iterable, Mapping
+from sys import intern
 from typing import Any, NamedTuple
 
 from fleetnet_server.errors import StoreError
@@ -355,7 +356,8 @@ def _device(row: tuple[Any, ...], serials: Iterable[tuple[Any, ...]]) -> Device:
     revoked_ms = {int(serial, 16): at_ms for serial, at_ms in serials}
     revoked = frozenset(serial for serial, at_ms in revoked_ms.items() if at_ms is not None)
     known = frozenset(revoked_ms) - revoked
-    return Device(number, name, state, revoked, group, json.loads(labels), known)
+    # A session keeps the group: one text for all of them.
+    return Device(number, name, state, revoked, intern(group), json.loads(labels), known)
 
 
 def _number(connection: Connection, name: str) -> int:

@@ -13,23 +13,11 @@ from fleetnet_server.store.postgres import backlog, dating
 from fleetnet_server.store.postgres.backlog import Backlog
 from fleetnet_server.store.postgres.copy_side import PgSide
 from fleetnet_server.store.postgres.selecting import query
-from server.store.postgres_server import PATIENCE_S, PostgresServer
-from server.store.postgres_world import NOW, Node, empty, rows
+from server.store.postgres_server import PATIENCE_S
+from server.store.postgres_world import NOW, Node, rows
 
 WAITING = "SELECT count(*) FROM messages WHERE t0 IS NULL"
 TIMES = "SELECT seq, t FROM readings ORDER BY 1"
-
-
-@pytest.fixture(scope="module")
-def database(postgres: PostgresServer) -> Iterator[PostgresPlace]:
-    found = postgres.database()
-    yield found
-    postgres.drop(found)
-
-
-@pytest.fixture
-def place(postgres: PostgresServer, database: PostgresPlace) -> PostgresPlace:
-    return empty(postgres, database)
 
 
 @pytest.fixture

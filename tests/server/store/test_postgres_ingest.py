@@ -15,19 +15,7 @@ from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.expanding import expand
 from fleetnet_server.store.query import decode_value
 from server.store.postgres_server import PATIENCE_S, PostgresServer
-from server.store.postgres_world import EPOCH, NOW, Node, Way, empty, rows, stored
-
-
-@pytest.fixture(scope="module")
-def database(postgres: PostgresServer) -> Iterator[PostgresPlace]:
-    found = postgres.database()
-    yield found
-    postgres.drop(found)
-
-
-@pytest.fixture
-def place(postgres: PostgresServer, database: PostgresPlace) -> PostgresPlace:
-    return empty(postgres, database)
+from server.store.postgres_world import EPOCH, NOW, Node, Way, rows, stored
 
 
 @pytest.fixture

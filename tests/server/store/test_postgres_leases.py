@@ -3,7 +3,6 @@
 import asyncio
 import random
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,13 +16,6 @@ from server.store.postgres_server import PATIENCE_S, PostgresServer
 from server.store.postgres_world import EPOCH, NOW, Node, empty, opened, rows, stored
 
 ABOUT = SessionAbout("tls", "192.0.2.1", "fleetnet 1")
-
-
-@pytest.fixture(scope="module")
-def database(postgres: PostgresServer) -> Iterator[PostgresPlace]:
-    found = postgres.database()
-    yield found
-    postgres.drop(found)
 
 
 @pytest.fixture

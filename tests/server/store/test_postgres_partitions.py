@@ -17,22 +17,10 @@ from fleetnet_server.store.postgres.schema_messages import DAY_MS
 from fleetnet_server.store.postgres.schema_readings import WEEK_MS
 from fleetnet_server.store.postgres.selecting import query, search
 from server.store.postgres_server import PostgresServer
-from server.store.postgres_world import NOW, Node, empty, rows
+from server.store.postgres_world import NOW, Node, rows
 
 WHERE = "SELECT tableoid::regclass::text, count(*) FROM readings GROUP BY 1 ORDER BY 1"
 FAR = NOW - NOW % WEEK_MS + 2 * WEEK_MS
-
-
-@pytest.fixture(scope="module")
-def database(postgres: PostgresServer) -> Iterator[PostgresPlace]:
-    found = postgres.database()
-    yield found
-    postgres.drop(found)
-
-
-@pytest.fixture
-def place(postgres: PostgresServer, database: PostgresPlace) -> PostgresPlace:
-    return empty(postgres, database)
 
 
 @pytest.fixture

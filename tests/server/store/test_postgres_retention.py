@@ -18,22 +18,10 @@ from fleetnet_server.store.postgres.retention import PostgresRetention
 from fleetnet_server.store.postgres.schema_messages import DAY_MS
 from fleetnet_server.store.postgres.schema_readings import WEEK_MS
 from server.store.postgres_server import PostgresServer
-from server.store.postgres_world import Node, empty, rows
+from server.store.postgres_world import Node, rows
 
 NOW = 1_800_000_000_000
 WHERE = "SELECT tableoid::regclass::text, count(*) FROM {} GROUP BY 1 ORDER BY 1"
-
-
-@pytest.fixture(scope="module")
-def database(postgres: PostgresServer) -> Iterator[PostgresPlace]:
-    found = postgres.database()
-    yield found
-    postgres.drop(found)
-
-
-@pytest.fixture
-def place(postgres: PostgresServer, database: PostgresPlace) -> PostgresPlace:
-    return empty(postgres, database)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from fleetnet_server.core.bodies import Message
 from fleetnet_server.errors import StoreUnavailable
+from fleetnet_server.store import writer as writer_module
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.writer import Writer
 
@@ -99,6 +100,32 @@ async def test_a_full_batch_does_not_wait(store: StoreOnDemand) -> None:
     async with asyncio.timeout(30):
         await full.wait()
     assert store.sizes == [1, 10]
+    await writer.close()
+
+
+@pytest.mark.parametrize(("interval_s", "sizes"), [(0.001, [1, 10]), (0.0, [1, 5, 5])])
+async def test_slow_commits_are_larger_ones(
+    store: StoreOnDemand, monkeypatch: pytest.MonkeyPatch, interval_s: float, sizes: list[int]
+) -> None:
+    # As if each took so long that the next one had to wait for hours.
+    monkeypatch.setattr(writer_module, "_LONGEST_S", 3600.0)
+    monkeypatch.setattr(writer_module, "_IDLE_SHARE", 1e9)
+    monkeypatch.setattr(writer_module, "_LARGE_ROWS", 1)
+    done: Done = []
+    writer = Writer[int](store, done.extend, interval_s=interval_s, max_rows=10)
+    writer.put(message(store, 1), 1)
+    await writer.flush()
+    for first in (2, 7):
+        for seq in range(first, first + 5):
+            writer.put(message(store, seq), seq)
+        async with asyncio.timeout(30):
+            while interval_s == 0 and len(done) < first + 4:
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
+    async with asyncio.timeout(30):
+        while len(done) < 11:
+            await asyncio.sleep(0.005)
+    assert store.sizes == sizes
     await writer.close()
 
 

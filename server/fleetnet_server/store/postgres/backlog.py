@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fleetnet_server.core.bodies import Message
 from fleetnet_server.store.places import PostgresPlace
-from fleetnet_server.store.postgres.connect import connect, explained
 from fleetnet_server.store.postgres.dating import PAGE, date_page
+from fleetnet_server.store.postgres.lazy_connection import LazyConnection
 from fleetnet_server.store.postgres.series import SeriesNumbers
 from fleetnet_server.store.postgres.storing import expand_all, store_readings
 
@@ -41,14 +41,11 @@ class Backlog:
     name = "dating"
 
     def __init__(self, place: PostgresPlace):
-        self._place = place
-        self._connection: PgRawConnection | None = None
+        self._connection = LazyConnection(place)
 
     def close(self) -> None:
         """End the connection; the next step makes another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connection.close()
 
     def step(self) -> int:
         """Date a page; return the bytes of its bodies and rows, 0: nothing waits.
@@ -56,15 +53,8 @@ class Backlog:
         Raises:
             StoreUnavailable, StoreError: nothing of this step was changed.
         """
-        try:
-            with explained(self._place, "dated"):
-                if self._connection is None:
-                    self._connection = connect(self._place)
-                with self._connection.transaction():
-                    return _step(self._connection)
-        except BaseException:
-            self.close()
-            raise
+        with self._connection.use("dated") as connection, connection.transaction():
+            return _step(connection)
 
 
 def _step(connection: "PgRawConnection") -> int:

@@ -149,9 +149,3 @@ def explain(place: PostgresPlace, done: str, error: Any) -> StoreUnavailable | S
         if words in said and "Connection refused" not in said and "shutting down" not in said:
             return StoreError(f"{text}: {remedy}")
     return StoreUnavailable(f"{text}; is the database server up, and the network to it?")
-
-
-def is_passing(error: Any) -> bool:
-    """Say whether psycopg's error may be gone at the next try, with the same call."""
-    place = PostgresPlace("")
-    return isinstance(explain(place, "", error), StoreUnavailable)

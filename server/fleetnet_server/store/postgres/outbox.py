@@ -9,8 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fleetnet.frame import EVENT, READINGS
-from fleetnet_server.core.bodies import decode_readings
-from fleetnet_server.store.outbox import NEWEST, OutboxRow, Place
+from fleetnet_server.store.outbox import NEWEST, OutboxRow, Place, with_channels
 from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.ports import Connection, Database
 from fleetnet_server.store.postgres.positions import OLDEST, pack, unpack
@@ -121,11 +120,7 @@ class PostgresOutbox:
         )
         after = 0 if first is None else pack(int(first[0]), first[1])
         _last, rows = self.read(after, NEWEST)
-        for row in rows:
-            known = found.setdefault(row.device, [])
-            names = decode_readings(row.body).channels if row.kind == READINGS else []
-            known += [name for name in names if name not in known]
-        return found
+        return with_channels(found, rows)
 
     def close(self) -> None:
         """End the connection."""

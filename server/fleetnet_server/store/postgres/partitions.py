@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fleetnet_server.store.places import PostgresPlace
-from fleetnet_server.store.postgres.connect import connect, explained
+from fleetnet_server.store.postgres.lazy_connection import LazyConnection
 from fleetnet_server.store.postgres.schema_messages import DAY_MS
 from fleetnet_server.store.postgres.schema_readings import WEEK_MS
 from fleetnet_server.store.postgres.timescale import IS_HYPERTABLE
@@ -103,17 +103,14 @@ class Partitions:
         self, place: PostgresPlace,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ):  # fmt: skip
-        self._place = place
         self._clock_ms = clock_ms
-        self._connection: PgRawConnection | None = None
+        self._connection = LazyConnection(place)
         self._due = 0.0
         self._told: set[int] = set()
 
     def close(self) -> None:
         """End the connection; the next step makes another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connection.close()
 
     def step(self) -> int:
         """Make what is missing: messages of today and tomorrow, readings of a year and a week.
@@ -126,15 +123,9 @@ class Partitions:
         """
         if time.monotonic() < self._due:
             return 0
-        try:
-            with explained(self._place, "given partitions"):
-                if self._connection is None:
-                    self._connection = connect(self._place)
-                refused: list[int] = []
-                made = make_ahead(self._connection, self._clock_ms(), _MADE_A_STEP, refused)
-        except BaseException:
-            self.close()
-            raise
+        refused: list[int] = []
+        with self._connection.use("given partitions") as connection:
+            made = make_ahead(connection, self._clock_ms(), _MADE_A_STEP, refused)
         self._tell(refused)
         if not made:
             self._due = time.monotonic() + _LOOK_S

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.store.lifetimes import load_lifetimes
 from fleetnet_server.store.places import PostgresPlace
-from fleetnet_server.store.postgres.connect import connect, explained
+from fleetnet_server.store.postgres.lazy_connection import LazyConnection
 from fleetnet_server.store.postgres.partitions import MOST_MOVED, firsts
 from fleetnet_server.store.postgres.schema_messages import DAY_MS
 
@@ -94,10 +94,9 @@ class Pruning:
         self, place: PostgresPlace, folder: Path,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ):  # fmt: skip
-        self._place = place
         self._folder = folder
         self._clock_ms = clock_ms
-        self._connection: PgRawConnection | None = None
+        self._connection = LazyConnection(place)
         self._due = 0.0
         self._work: list[Callable[[PgRawConnection], int]] = []
         self._next_walk = 0.0
@@ -105,9 +104,7 @@ class Pruning:
 
     def close(self) -> None:
         """End the connection; the next step makes another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connection.close()
 
     def step(self) -> int:
         """Do one piece of work; return some bytes, 0 when none is due.
@@ -118,19 +115,16 @@ class Pruning:
         if not self._work and time.monotonic() < self._due:
             return 0
         try:
-            with explained(self._place, "pruned"):
-                if self._connection is None:
-                    self._connection = connect(self._place)
+            with self._connection.use("pruned") as connection:
                 if not self._work:
                     self._due = time.monotonic() + _LOOK_S
-                    self._work = self._plan(self._connection)
+                    self._work = self._plan(connection)
                 while self._work:
-                    if moved := self._work[-1](self._connection):
+                    if moved := self._work[-1](connection):
                         return moved
                     self._work.pop()
         except BaseException:
             self._work = []
-            self.close()
             raise
         return 0
 

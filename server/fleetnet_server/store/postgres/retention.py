@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.store.lifetimes import Lifetimes, Rule, load_lifetimes
 from fleetnet_server.store.places import PostgresPlace
-from fleetnet_server.store.postgres.connect import connect, explained
+from fleetnet_server.store.postgres.lazy_connection import LazyConnection
 from fleetnet_server.store.postgres.partitions import firsts
 from fleetnet_server.store.postgres.schema_readings import WEEK_MS
 from fleetnet_server.store.postgres.timescale import DROP_CHUNKS, IS_HYPERTABLE
@@ -96,10 +96,9 @@ class PostgresRetention:
         self, place: PostgresPlace, folder: Path,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ):  # fmt: skip
-        self._place = place
         self._folder = folder
         self._clock_ms = clock_ms
-        self._connection: PgRawConnection | None = None
+        self._connection = LazyConnection(place)
         self._due = 0.0
         self._pass: Iterator[int] | None = None
         self._width_ms = MINUTE_MS
@@ -108,9 +107,7 @@ class PostgresRetention:
 
     def close(self) -> None:
         """End the connection; the next step makes another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connection.close()
 
     def step(self) -> int:
         """Do one piece of work; return some bytes, 0 when none is due.
@@ -121,19 +118,16 @@ class PostgresRetention:
         if self._pass is None and time.monotonic() < self._due:
             return 0
         try:
-            with explained(self._place, "read or written"):
-                if self._connection is None:
-                    self._connection = connect(self._place)
+            with self._connection.use("read or written") as connection:
                 if self._pass is None:
                     self._due = time.monotonic() + _PASS_S
                     lifetimes = self._load()
                     if lifetimes is None or not lifetimes.rules:
                         return 0
-                    self._pass = self._run(self._connection, lifetimes)
+                    self._pass = self._run(connection, lifetimes)
                 moved = next(self._pass, 0)
         except BaseException:
             self._pass = None
-            self.close()
             raise
         if not moved:
             self._pass = None
