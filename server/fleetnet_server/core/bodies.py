@@ -20,6 +20,11 @@ from fleetnet.frame import CONFIG_STATE, EVENT, LOG, OPTIONAL, RAW, READINGS, RE
 from fleetnet.limits import MAX_SEQUENCE
 from fleetnet.varint import take_varint
 
+# What a device says by itself: stored for any device, and limited by its group's policy.
+DATA_KINDS = frozenset((READINGS, RAW, EVENT, LOG))
+# Kinds whose good bodies are kept as text: they are JSON.
+TEXT_KINDS = frozenset((READINGS, EVENT, LOG, RESULT, CONFIG_STATE))
+
 # How a problem begins that a policy made, not the body.
 POLICY = "policy: "
 
@@ -28,6 +33,8 @@ MAX_CHANNEL = 64  # characters
 # SQLite refuses JSON nested deeper than 1,000 and Python's decoder soon after; one such
 # body would make every query over the whole table fail.
 MAX_DEPTH = 64
+# Deeper ones have 65 brackets on either side, and are in a body of 16 B and more.
+_SHALLOW = 2 * (MAX_DEPTH + 1) + 16
 _TIME_BYTES = 8  # a varint of 53 bits
 
 _Time = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_MS)]
@@ -80,6 +87,15 @@ class Inspected(NamedTuple):
     t1: int | None
     problem: str | None
     body: str | bytes
+
+
+# As NamedTuple's own, without its Python function: on the hot path that is a third.
+_new = tuple.__new__
+
+
+def new_message(*fields: Any) -> Message:
+    """Return the Message with these fields, in their order."""
+    return _new(Message, fields)
 
 
 class Tally(Protocol):
@@ -263,8 +279,8 @@ def _inspect_readings(
         first = last = 0
     if index >= len(channels):
         raise ProtocolError(f"channel index {index}, but the body lists {len(channels)} channels")
-    # Brackets are counted at memchr speed; only bodies with many of them are looked into.
-    if body.count(b"[") + body.count(b"{") - len(items) > MAX_DEPTH:
+    # Only bodies with many brackets are looked into; what is too short for them is not counted.
+    if len(body) >= _SHALLOW and body.count(b"[") + body.count(b"{") - len(items) > MAX_DEPTH:
         for item in items:
             _check_depth(bytes(item[2]))
     if tally is not None:
@@ -274,7 +290,7 @@ def _inspect_readings(
         if offset is None:
             return Inspected(None, None, None, body.decode())
         base_ms += offset
-    return Inspected(base_ms + first, base_ms + last, None, body.decode())
+    return _new(Inspected, (base_ms + first, base_ms + last, None, body.decode()))
 
 
 def _inspect_raw(

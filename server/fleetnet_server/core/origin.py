@@ -63,7 +63,7 @@ class Origin(Peer):
         self.lag_ms: int | None = None
         self.seen = self.used = port.ticks()
         self.is_open = self.is_good = self.is_waiting = False
-        self.armed_at: float | None = None
+        self.near_at = self.far_at = 0
         self.answer = b""
         self._offers = hello.capabilities & _OFFERED
         # (the hub's stream, its sequence) of messages that are not durable yet

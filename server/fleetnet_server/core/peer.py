@@ -17,6 +17,7 @@ from fleetnet_server.core.greeting import make_welcome, resume_points
 from fleetnet_server.core.policing import Pace
 from fleetnet_server.core.ports import SessionStart
 from fleetnet_server.core.transport import Transport
+from fleetnet_server.core.windowed import Windowed
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.identity.authenticate import Authenticated, Refusal, Stranger
 from fleetnet_server.identity.policy import Rules
@@ -29,14 +30,13 @@ if TYPE_CHECKING:
 _AFTERLIFE_S = 5.0
 
 
-class Peer:
+class Peer(Windowed):
     """LinkHandler of one link.
 
     Attributes:
         device_id, name: of the authenticated device; 0 and the address for a refused one.
         address: of the client, without its port. via: the hub in between, "": none.
-        group, rules: whose policy it follows, and what that says; None: no rules.
-        pace: holds it to the rate of its rules; None: there is none.
+        group: whose policy it follows. rules, pace: see Windowed.
         is_quarantined: its messages are stored, and no service hears of them.
         foreign: its certificate, DER, when it was not issued here.
         boot: from HELLO, 0 when the device does not tell.
@@ -53,9 +53,9 @@ class Peer:
 
     __slots__ = (
         "_ack_armed", "_afterlife", "_boot_offset", "_changes", "_refusal", "_session",
-        "_sessions", "_stranger", "_transport", "address", "armed_at", "boot", "device_id",
-        "duplicates", "epoch_id", "foreign", "group", "identity_number", "is_open",
-        "is_quarantined", "lag_ms", "lost", "name", "pace", "pending", "psk_identity", "rules",
+        "_sessions", "_stranger", "_transport", "address", "boot", "device_id", "duplicates",
+        "epoch_id", "far_at", "foreign", "group", "identity_number", "is_open",
+        "is_quarantined", "lag_ms", "lost", "name", "near_at", "pending", "psk_identity",
         "seen", "serial", "stored", "via",
     )  # fmt: skip
 
@@ -92,7 +92,7 @@ class Peer:
         self.lag_ms: int | None = None
         self.seen = port.ticks()
         self.is_open = False
-        self.armed_at: float | None = None
+        self.near_at = self.far_at = 0
         self._ack_armed: int | None = None
         self._afterlife = False
         self.boot = 0
@@ -129,12 +129,13 @@ class Peer:
         else:
             due = session.receiver.ack_due
             if due is not None and due != self._ack_armed:
+                # Nothing else has become due by what came.
                 self._ack_armed = due
-                self._arm(now)
+                self._sessions.timers.arm(self, ticks_diff(due, now) / 1000)
 
     def link_lost(self, error: FleetError | None) -> None:
         """See LinkHandler."""
-        self._transport = None
+        self._let_go()
         self._session.close_link()
         self._sessions.leave(self, "link lost" if error is None else str(error))
 
@@ -269,10 +270,17 @@ class Peer:
             return
         if transport.datagram:
             self._afterlife = True
+            self._sessions.timers.forget(self)  # what was due earlier would end it
             self._sessions.timers.arm(self, _AFTERLIFE_S)
         else:
-            self._transport = None
+            self._let_go()
             transport.close()
+
+    def _let_go(self) -> "Transport | None":
+        """Return the link, which is no longer ours; nothing shall keep the session in memory."""
+        transport, self._transport = self._transport, None
+        self._sessions.timers.forget(self)
+        return transport
 
     # -- what services call --------------------------------------------------------------
 
@@ -316,10 +324,10 @@ class Peer:
         due = self._session.receiver.ack_due
         if due is not None and ticks_diff(due, now) <= 0:
             self._flush(now)
-        elif due is None or due != self._ack_armed:
+        elif due is not None and due != self._ack_armed:
             # Most commits find the acknowledgement waiting for the timer of an earlier one.
             self._ack_armed = due
-            self._arm(now)
+            self._sessions.timers.arm(self, ticks_diff(due, now) / 1000)
 
     @property
     def holder(self) -> "Peer":
@@ -338,22 +346,6 @@ class Peer:
         self._session.receiver.acknowledge_soon(now)
         self._flush(now)
 
-    def use_rules(self, rules: Rules | None, pace: Pace | None) -> None:
-        """Follow these rules from now on."""
-        self.rules, self.pace = rules, pace
-        self.update_window()
-
-    def _window(self) -> int:
-        window = self._sessions.window()
-        return window if self.pace is None else self.pace.room(window)
-
-    def update_window(self) -> None:
-        """Offer as many messages a stream as there is room for now; 0 halts the device."""
-        if self.is_open:
-            now = port.ticks()
-            self._session.set_window(self._window(), now)
-            self._flush(now)
-
     def bye(self, reason: int, retry_after_ms: int = 0) -> None:
         """Begin to end the session."""
         now = port.ticks()
@@ -365,21 +357,28 @@ class Peer:
     def drop(self) -> None:
         """End the link now, whatever the session's state."""
         self.is_open = False
-        transport, self._transport = self._transport, None
+        transport = self._let_go()
         if transport is not None:
             transport.abort()
 
     def handle_timer(self) -> None:
         """See Timers."""
-        if self._transport is None:
+        transport = self._transport
+        if transport is None:
             return
         if self._afterlife:
-            transport, self._transport = self._transport, None
+            self._let_go()
             transport.close()
             return
         now = port.ticks()
-        self._session.handle_timer(now)
-        for event in self._session.take_events():
+        session = self._session
+        if acknowledgement := session.acknowledgement_alone(now):
+            transport.send(acknowledgement)
+            if not self.far_at:
+                self._arm(now)
+            return
+        session.handle_timer(now)
+        for event in session.take_events():
             self._handle(event, now)
         self._flush(now)
 

@@ -8,13 +8,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from fleetnet.frame import EVENT, LOG, OPTIONAL, RAW, READINGS
+from fleetnet.frame import OPTIONAL
 from fleetnet.limits import MAX_STREAM, WINDOW
-from fleetnet_server.core.bodies import POLICY, Inspected, Tally, inspect_body
+from fleetnet_server.core.bodies import DATA_KINDS, POLICY, Inspected, Tally, inspect_body
 from fleetnet_server.identity.policy import Rules
-
-# What a device says by itself; answers and its identity's own matters have limits of their own.
-_DATA = frozenset((READINGS, RAW, EVENT, LOG))
 
 # What a device may have under way when its windows close. One that sends more does not obey them.
 _MOST_OVERDRAWN = MAX_STREAM * WINDOW
@@ -41,7 +38,7 @@ def inspect_restricted(
     that the device does not send it for ever, and no reader of readings sees it.
     """
     most = rules.max_message
-    if most is not None and len(body) > most and kind & ~OPTIONAL in _DATA:
+    if most is not None and len(body) > most and kind & ~OPTIONAL in DATA_KINDS:
         problem = f"{POLICY}more than {most} B, the most that its group may send"
         return Inspected(received_ms, received_ms, problem, body)
     return inspect_body(kind, body, offset_of_boot, received_ms, rules.channels, tally)

@@ -41,6 +41,12 @@ class Line:
         is_queued: it waits for its turn. look_ms: when it is looked at next, 0: not.
     """
 
+    __slots__ = (
+        "asked_ms", "awaits_csr", "cut_off", "due_ms", "generation", "is_first", "is_known",
+        "is_queued", "look_ms", "marks", "must_retire", "next_number", "not_before_ms", "number",
+        "offered", "offered_ms", "peer", "pins", "unsent",
+    )  # fmt: skip
+
     def __init__(self, peer: "Peer", number: int, facts: Facts, now_ms: int):
         self.peer = peer
         self.number = number

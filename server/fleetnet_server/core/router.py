@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from fleetnet.events import Received
 from fleetnet.frame import READINGS
 from fleetnet.ports import port
-from fleetnet_server.core.bodies import POLICY, Message, inspect_body
+from fleetnet_server.core.bodies import POLICY, Message, inspect_body, new_message
 from fleetnet_server.core.policing import inspect_restricted
 from fleetnet_server.core.ports import MessageWriter
 from fleetnet_server.core.services import Services
@@ -88,7 +88,7 @@ class Router:
         self.received += 1
         peer.pending += 1
         self._waiting_bytes += len(body) + _MESSAGE_BYTES
-        message = Message(
+        message = new_message(
             peer.device_id,
             peer.epoch_id,
             event.stream,

@@ -7,7 +7,6 @@ from typing import Any
 import structlog
 
 from fleetnet import errors
-from fleetnet import frame as wire
 from fleetnet.errors import FleetError
 from fleetnet.events import Gap
 from fleetnet.handshake import Hello
@@ -15,7 +14,7 @@ from fleetnet.limits import WINDOW
 from fleetnet.reasons import reason_text
 from fleetnet_server.config import Settings
 from fleetnet_server.core.audit_ports import AuditLog
-from fleetnet_server.core.bodies import POLICY
+from fleetnet_server.core.bodies import DATA_KINDS, POLICY
 from fleetnet_server.core.duplicates import Duplicates
 from fleetnet_server.core.entering import STORE_RETRY_MS, Entering
 from fleetnet_server.core.gate import SILENCE, Gate
@@ -48,7 +47,6 @@ _log = structlog.get_logger("fleetnet.sessions")
 
 _STRANGER = "unknown PSK identity"  # fleetnet/ports/openssl_callbacks.py
 
-_STORED_KINDS = frozenset((wire.READINGS, wire.RAW, wire.EVENT, wire.LOG))
 
 
 class Sessions:
@@ -91,7 +89,7 @@ class Sessions:
         self.store = store
         self.router = router
         self.services = services or Services(())
-        self.stored_kinds = _STORED_KINDS | self.services.kinds
+        self.stored_kinds = DATA_KINDS | self.services.kinds
         router.services = self.services
         self.timers = Timers()
         self.keepalive_ms = keepalive_ms

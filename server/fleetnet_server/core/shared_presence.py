@@ -44,10 +44,6 @@ class SharedPresence(Presence):
         """See Presence."""
         return super().is_online(name) or name in self._elsewhere
 
-    def is_elsewhere(self, name: str) -> bool:
-        """Say whether another server has the device."""
-        return name in self._elsewhere and not super().is_online(name)
-
     def use(self, others: Mapping[str, DevicePresence]) -> None:
         """Take the sessions at all other servers, by device, as they are now."""
         before, self._elsewhere = self._elsewhere, dict(others)

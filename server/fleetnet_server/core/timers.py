@@ -1,7 +1,10 @@
-"""One heap of timers for all sessions: an idle one costs an entry, not a handle.
+"""The timers of all sessions, in groups: an idle one costs a place in a group, not a handle.
 
-Due times are rounded up to 10 ms, so that acknowledgements of many devices leave in one
-turn of the loop.
+What is due within seconds is rounded up to 10 ms, so that acknowledgements of many devices leave
+in one turn of the loop. What is due later is rounded up to a second; it is the keepalive, of
+which every acknowledgement asks for one that is not earlier than the one before. So each entry
+has two times, a near one and a far one, and leaves none behind that nobody needs: a heap with
+one time each grew by an entry an acknowledgement, which stayed for two minutes.
 """
 
 import asyncio
@@ -11,68 +14,117 @@ from typing import Protocol
 
 _log = logging.getLogger("fleetnet.timers")
 
-# A tenth of an acknowledgement's delay.
-_GRAIN_S = 0.010
+# 10 ms, a tenth of an acknowledgement's delay.
+_SLOTS_A_S = 100
+
+# Seconds from which on a time is a far one; no retransmission waits so long (rtt.MAX_RTO_MS).
+_FAR_S = 10.0
+# A keepalive is 75 s and more, the patience for a HELLO 15 s.
+_FAR_SLOTS = 100
 
 
 class Timed(Protocol):
-    """Whoever has a timer; ``armed_at`` is kept by Timers."""
+    """Whoever has a timer; the attributes are kept by Timers, 0 to begin with.
 
-    armed_at: float | None
+    Attributes:
+        near_at, far_at: when it will be called, in slots of 10 ms of the loop's clock; 0: not.
+    """
+
+    near_at: int
+    far_at: int
 
     def handle_timer(self) -> None:
         """Do what is due, then arm again if need be."""
 
 
 class Timers:
-    """Calls ``handle_timer`` of each entry at its time; at most one pending time each."""
+    """Calls ``handle_timer`` of each entry at its time, or earlier."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._heap: list[tuple[float, int, Timed]] = []
-        self._order = 0
+        # Near: as armed; one whose near_at is another by now is passed over.
+        self._near: dict[int, list[Timed]] = {}
+        self._far: dict[int, dict[Timed, None]] = {}
+        self._slots: list[int] = []  # a heap
         self._handle: asyncio.TimerHandle | None = None
-        self._handle_due = 0.0
+        self._handle_slot = 0
 
     def arm(self, entry: Timed, delay_s: float) -> None:
         """Call ``entry`` in ``delay_s`` seconds, unless it will be called before."""
-        when = self._loop.time() + max(delay_s, 0.0)
-        when -= when % _GRAIN_S - _GRAIN_S
-        if entry.armed_at is not None and entry.armed_at <= when:
+        slot = int((self._loop.time() + (delay_s if delay_s > 0.0 else 0.0)) * _SLOTS_A_S) + 1
+        if 0 < entry.near_at <= slot or 0 < entry.far_at <= slot:
             return
-        entry.armed_at = when
-        self._order += 1
-        heapq.heappush(self._heap, (when, self._order, entry))
-        if self._handle is None or self._handle_due > when:
+        if delay_s > _FAR_S:
+            slot = self._arm_far(entry, slot)
+        else:
+            entry.near_at = slot
+            near = self._near.get(slot)
+            if near is not None:
+                near.append(entry)
+                return
+            self._near[slot] = [entry]
+            # Twice for a slot of both kinds does no harm; a slot that is being run has left it.
+            heapq.heappush(self._slots, slot)
+        if self._handle is None or self._handle_slot > slot:
             self._schedule()
+
+    def forget(self, entry: Timed) -> None:
+        """Call ``entry`` no more: its session is over, and its memory shall be free."""
+        if entry.far_at and (far := self._far.get(entry.far_at)):
+            far.pop(entry, None)
+        entry.near_at = entry.far_at = 0
 
     def close(self) -> None:
         """Call nobody any more."""
-        self._heap.clear()
+        self._near.clear()
+        self._far.clear()
+        self._slots.clear()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+    def _arm_far(self, entry: Timed, slot: int) -> int:
+        slot += -slot % _FAR_SLOTS
+        if entry.far_at:
+            if entry.far_at <= slot:
+                return slot
+            del self._far[entry.far_at][entry]
+        entry.far_at = slot
+        far = self._far.get(slot)
+        if far is None:
+            far = self._far[slot] = {}
+            heapq.heappush(self._slots, slot)
+        far[entry] = None
+        return slot
 
     def _schedule(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        if self._heap:
+        if self._slots:
             # Not handle.when(): uvloop's handle for a time that has passed has none.
-            self._handle_due = self._heap[0][0]
-            self._handle = self._loop.call_at(self._handle_due, self._run)
+            self._handle_slot = self._slots[0]
+            self._handle = self._loop.call_at(self._handle_slot / _SLOTS_A_S, self._run)
 
     def _run(self) -> None:
         self._handle = None
-        now = self._loop.time()
-        while self._heap and self._heap[0][0] <= now:
-            when, _, entry = heapq.heappop(self._heap)
-            # An entry that was armed earlier meanwhile has left this one behind.
-            if entry.armed_at == when:
-                entry.armed_at = None
-                try:
-                    entry.handle_timer()
-                except Exception:
-                    # One session's fault must not stop the timers of all the others.
-                    _log.exception("timer of %r failed", entry)
+        # A hundredth of a slot: uvloop's clock counts milliseconds, in floating point.
+        now = self._loop.time() * _SLOTS_A_S + 0.01
+        while self._slots and self._slots[0] <= now:
+            slot = heapq.heappop(self._slots)
+            for entry in self._near.pop(slot, ()):
+                if entry.near_at == slot:
+                    entry.near_at = 0
+                    self._call(entry)
+            for entry in self._far.pop(slot, ()):
+                if entry.far_at == slot:
+                    entry.far_at = 0
+                    self._call(entry)
         self._schedule()
+
+    def _call(self, entry: Timed) -> None:
+        try:
+            entry.handle_timer()
+        except Exception:
+            # One session's fault must not stop the timers of all the others.
+            _log.exception("timer of %r failed", entry)

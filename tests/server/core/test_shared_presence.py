@@ -43,7 +43,7 @@ def test_sessions_at_other_servers_are_seen_and_told() -> None:
     assert (shown.state, shown.link, shown.node, shown.address) == (
         "online", "tls", "b", "10.0.0.2",
     )  # fmt: skip
-    assert presence.is_online("cam-1") and presence.is_elsewhere("cam-1")
+    assert presence.is_online("cam-1")
     presence.use({"cam-1": at("b")})
     assert world.told == [("session-opened", "cam-1")]
     presence.use({"cam-1": at("c", 9)})
@@ -58,7 +58,6 @@ def test_what_is_here_is_newer_than_what_was_read() -> None:
     presence.use({"cam-1": at("b")})
     peer = world.opened("cam-1")
     assert (presence.of("cam-1").node, presence.of("cam-1").link) == ("a", "dtls")
-    assert not presence.is_elsewhere("cam-1")
     presence.use({})
     assert ("session-ended", "cam-1") not in world.told, "it came from there to here"
     presence.ended(peer, "gone")
