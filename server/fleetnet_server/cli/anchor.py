@@ -125,11 +125,20 @@ def split_target(target: str, default: int) -> tuple[str, int]:
 
 
 def _ask(way: Way) -> str:
-    """Let the user choose, with what each means."""
+    """Let the user choose among what this chain has, with what each means."""
     click.echo("What shall the camera trust?", err=True)
+    there = []
     for choice in CHOICES:
-        click.echo(f"  {choice:<13} {TRADE_OFFS[choice]}", err=True)
-    return str(click.prompt("Trust", type=click.Choice(CHOICES), default=ROOT, err=True))
+        try:
+            anchoring.choose(way, choice)
+        except CredentialError as error:
+            click.echo(f"  not {choice}: {error}", err=True)
+        else:
+            there.append(choice)
+            click.echo(f"  {choice:<13} {TRADE_OFFS[choice]}", err=True)
+    default = ROOT if ROOT in there else (there or CHOICES)[0]
+    among = click.Choice(there or CHOICES)
+    return str(click.prompt("Trust", type=among, default=default, err=True))
 
 
 def _check_known(found: _Found, chosen: x509.Certificate, is_talk: bool, yes: bool) -> None:

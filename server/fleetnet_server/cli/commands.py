@@ -178,7 +178,7 @@ def _value_text(command: Command) -> str:
 def _no_answer(command: Command, wait_s: float) -> CommandError:
     if command.state == "sent":
         return CommandTimeout(
-            f"{command.device} got {command.name!r} and did not answer in {wait_s:g} s: "
+            f"{command.device} was sent {command.name!r} and did not answer in {wait_s:g} s: "
             f"`fleetnet commands --id {command.id}` shows it when it does"
         )
     return CommandTimeout(

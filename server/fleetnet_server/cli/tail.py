@@ -1,6 +1,7 @@
 """`fleetnet tail`: readings as they become durable."""
 
 import contextlib
+import sys
 from pathlib import Path
 
 import click
@@ -43,6 +44,8 @@ def _follow(
         click.echo(
             f"No server runs on {folder}: nothing new comes until `fleetnet serve` does.", err=True
         )
+    elif sys.stderr.isatty():
+        click.echo("Waiting for readings; Ctrl-C ends.", err=True)
     one = devices[0] if len(devices) == 1 and not is_pattern(devices[0]) else None
     for reading in follow(path, 0 if from_start else None, device=one):
         if not matches(reading.device, devices) or not matches(reading.channel, channels):

@@ -29,7 +29,7 @@ def test_a_short_run(tmp_path: Path) -> None:
         # No speeds: that something was measured, and what must hold on any machine.
         assert 0 < link["readings_per_core_s"] < link["batched_per_core_s"]
         assert link["handshakes_per_core_s"] > 0
-        assert 10_000 < link["session_bytes"] < 1_000_000
+        assert 1_000 < link["session_bytes"] < 1_000_000
         fleet = link["fleet"]
         limits = [fleet["by_cpu"], fleet["by_memory"], fleet["by_files"]]
         assert fleet["devices"] == min(one for one in limits if one is not None)

@@ -108,10 +108,12 @@ def test_config(fleet: Path) -> None:
     assert shown.stderr == "version 1: waits for the device\n"
     put(fleet, 1, CONFIG_STATE, encode_config_state(1, "rejected", "too\x9b fast"))
     shown = fleetnet("-C", fleet, "config", "get", "cam-1")
-    assert shown.stderr == "version 1: rejected: too  fast\n"
-    put(fleet, 2, CONFIG_STATE, encode_config_state(1, "applied", {"rate": 5}))
+    assert shown.stderr == "version 1: rejected: too  fast; what the device had before stays\n"
+    late = fleetnet("-C", fleet, "config", "set", "cam-1", "-", "--wait", "50ms", text="{}", code=1)
+    assert late.stdout.startswith("Version 2 is set")
+    put(fleet, 2, CONFIG_STATE, encode_config_state(2, "applied", {"rate": 5}))
     whole = json.loads(fleetnet("-C", fleet, "config", "get", "cam-1", "--json").stdout)
-    assert (whole["version"], whole["state"], whole["reported"]) == (1, "applied", {"rate": 5})
+    assert (whole["version"], whole["state"], whole["reported"]) == (2, "applied", {"rate": 5})
     assert "applied, reported" in fleetnet("-C", fleet, "config", "get", "cam-1").stderr
     fleetnet("-C", fleet, "config", "set", "cam-1", "-", text="[]", code=2)
     fleetnet("-C", fleet, "config", "set", "nobody", "-", text="{}", code=1)
