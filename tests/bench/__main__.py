@@ -1,6 +1,7 @@
 """`make bench`: the figures of docs/benchmarks.md on this machine.
 
     make bench [ARGS="--quick --rows P1,P4 --json bench.json"]
+    make bench ARGS="--markdown docs/benchmarks.md"     # measure, and write the page's table
 
 Each row starts what it measures, loads it for some seconds, and ends it.
 """
@@ -9,6 +10,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -18,56 +20,76 @@ sys.path[:0] = _PATHS
 os.environ["PYTHONPATH"] = os.pathsep.join(_PATHS)
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
-from figures import Table, machine  # noqa: E402
+from figures import Table, machine, sentence, write_markdown  # noqa: E402
 from fleets import make_fleet  # noqa: E402
 from processes import cores  # noqa: E402
-from rows import DEVICES, Bench  # noqa: E402
-
-_ROWS = ("bounds", "P1", "P2", "P3", "P4", "P5", "P7", "P8", "P13", "MQTT", "POSTGRES")
+from rows import Bench, devices_for, measures  # noqa: E402
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
+    names = ",".join(measures())
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="2 s a row: a look, not a figure")
     parser.add_argument("--seconds", type=float, help="load of one row (default 6, --quick 2)")
-    parser.add_argument("--rows", default=",".join(_ROWS),
-                        help="some of " + ",".join(_ROWS) + "; and P12, which takes 10 minutes")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write everything there, too")
-    options = parser.parse_args()
+    parser.add_argument("--rows", default=names, help=f"some of {names}")
+    parser.add_argument(
+        "--stored",
+        type=int,
+        default=10_000_000,
+        metavar="READINGS",
+        help="P12 asks among so many (default 10 million, --quick 1 million)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write the table there: into a page between its marks, or a new file",
+    )
+    return parser
+
+
+def measure(bench: Bench, wanted: list[str]) -> dict[str, float]:
+    """Measure one row after the other; return how long each took, s.
+
+    A row that fails is named in the notes, and the others are still worth having.
+    """
+    took = {}
+    for row, work in measures().items():
+        if row not in wanted:
+            continue
+        began = time.monotonic()
+        try:
+            work(bench)
+        except Exception as error:
+            bench.table.fail(f"{row} failed: {type(error).__name__}: {str(error)[:300]}")
+            traceback.print_exc()
+        took[row] = round(time.monotonic() - began, 1)
+    return took
+
+
+def main() -> int:
+    options = parser().parse_args()
     wanted = [name.strip() for name in options.rows.split(",")]
-    if unknown := set(wanted) - set(_ROWS) - {"P12"}:
-        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    if unknown := set(wanted) - set(measures()):
+        parser().error(f"no such row: {', '.join(sorted(unknown))}")
     seconds = options.seconds or (2.0 if options.quick else 6.0)
     table = Table()
-    print(f"machine: {machine()}; measured on core {cores()[0]}, loaded from core {cores()[1]}")
-    failed = False
+    about = machine()
+    began = time.monotonic()
+    print(f"{sentence(about)} Measured on core {cores()[0]}, loaded from core {cores()[1]}.")
     with tempfile.TemporaryDirectory(prefix="fleetnet-bench-") as name:
         folder = Path(name) / "fleet"
-        make_fleet(folder, DEVICES)
-        bench = Bench(folder, seconds, options.quick, table)
-        measures = {
-            "bounds": bench.bounds, "P1": bench.p1, "P2": bench.p2, "P3": bench.p3,
-            "P4": bench.p4, "P5": bench.p5, "P7": bench.p7, "P8": bench.p8_p9,
-            "P12": bench.p12, "P13": bench.p13, "MQTT": bench.mqtt,
-            "POSTGRES": bench.postgres,
-        }  # fmt: skip
-        for row in wanted:
-            try:
-                measures[row]()
-            except Exception:
-                # A row that fails is an error of the run; the others are still worth having.
-                failed = True
-                table.note(f"{row} failed: {traceback.format_exc(limit=-1).splitlines()[-1]}")
-                traceback.print_exc()
-    if "P1" in wanted or "P3" in wanted:
-        table.note(
-            "The peer acknowledges when the broker has a message, before its commit: what the "
-            "subscriber loses was acknowledged. fleetnet acknowledges behind the commit."
-        )
-    print("\n" + table.text())
+        make_fleet(folder, devices_for(wanted))
+        took = measure(Bench(folder, seconds, options.quick, table, options.stored), wanted)
+    minutes = (time.monotonic() - began) / 60
+    text = f"{sentence(about)} The run took {minutes:.0f} minutes.\n\n{table.text()}"
+    print("\n" + text)
     if options.json:
-        table.write_json(options.json)
-    return 1 if failed else 0
+        table.write_json(options.json, {"machine": about, "seconds": took})
+    if options.markdown:
+        write_markdown(options.markdown, text)
+    return 1 if table.failed else 0
 
 
 if __name__ == "__main__":

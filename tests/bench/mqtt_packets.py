@@ -2,6 +2,8 @@
 
 PUBACK = 0x40
 CONNACK = 0x20
+PINGREQ = b"\xc0\x00"
+PINGRESP = 0xD0
 
 
 def _remaining(length: int) -> bytes:

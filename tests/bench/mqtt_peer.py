@@ -60,14 +60,21 @@ def wait_for_port(number: int, timeout_s: float = 10.0) -> None:
             time.sleep(0.02)
 
 
-@contextlib.contextmanager
-def _broker(fleet: Path, folder: Path) -> Iterator[tuple[Process, int, int]]:
-    """Run mosquitto; the subscriber's listener is without TLS, in the peer's favour."""
-    command = mosquitto()
-    assert command is not None
-    to_pem_files(fleet, folder)
-    secure, plain = free_port(), free_port()
-    (folder / "mosquitto.conf").write_text(
+def wait_for_datagram_port(number: int, timeout_s: float = 15.0) -> None:
+    """Wait until a UDP socket is bound there (proc(5), net/udp). Raises RuntimeError."""
+    deadline = time.monotonic() + timeout_s
+    while f":{number:04X} " not in "".join(
+        Path(f"/proc/net/{name}").read_text() for name in ("udp", "udp6")
+    ):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"nothing listens on UDP port {number} after {timeout_s:.0f} s")
+        time.sleep(0.02)
+
+
+def _write_configuration(folder: Path, secure: int, more: str = "") -> str:
+    """Write a configuration with a listener for devices; its PEM files are in ``folder``."""
+    path = folder / "mosquitto.conf"
+    path.write_text(
         f"""per_listener_settings true
 persistence false
 log_dest none
@@ -81,13 +88,29 @@ certfile {folder}/cert.pem
 keyfile {folder}/key.pem
 require_certificate true
 use_identity_as_username true
-listener {plain} 127.0.0.1
-allow_anonymous true
-"""
+{more}"""
     )
-    with running(
-        [command, "-c", str(folder / "mosquitto.conf")], cores()[0], errors=subprocess.DEVNULL
-    ) as process:
+    return str(path)
+
+
+def broker_command(fleet: Path, folder: Path, number: int) -> list[str]:
+    """Return the command of a broker for devices of a fleet; its files come into ``folder``."""
+    command = mosquitto()
+    assert command is not None
+    to_pem_files(fleet, folder)
+    return [command, "-c", _write_configuration(folder, number)]
+
+
+@contextlib.contextmanager
+def _broker(fleet: Path, folder: Path) -> Iterator[tuple[Process, int, int]]:
+    """Run mosquitto; the subscriber's listener is without TLS, in the peer's favour."""
+    command = mosquitto()
+    assert command is not None
+    to_pem_files(fleet, folder)
+    secure, plain = free_port(), free_port()
+    plain_lines = f"listener {plain} 127.0.0.1\nallow_anonymous true\n"
+    configuration = _write_configuration(folder, secure, plain_lines)
+    with running([command, "-c", configuration], cores()[0], errors=subprocess.DEVNULL) as process:
         wait_for_port(plain)
         yield process, secure, plain
 

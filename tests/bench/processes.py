@@ -33,6 +33,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def cpu_ns(pid: int) -> int:
+    """Return how long all threads of a process have run, ns (proc(5), schedstat 1).
+
+    For processes that use less than ticks can say. A thread that ended is not in it.
+    """
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
+
 def resident_bytes(pid: int) -> int:
     """Return the resident set of a process (proc(5), statm 2)."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
@@ -50,11 +59,12 @@ class Process:
         core: int,
         environment: dict[str, str] | None = None,
         errors: int | None = None,
+        output: bool = True,
     ):
         self._popen = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if output else subprocess.DEVNULL,
             stderr=errors,
             env={**os.environ, **(environment or {})},
             cwd=ROOT,
@@ -117,9 +127,10 @@ def running(
     core: int,
     environment: dict[str, str] | None = None,
     errors: int | None = None,
+    output: bool = True,
 ) -> Iterator[Process]:
-    """Run a Process for the length of a block."""
-    process = Process(command, core, environment, errors)
+    """Run a Process for the length of a block; ``output``: False: nobody reads what it says."""
+    process = Process(command, core, environment, errors, output)
     try:
         yield process
     finally:

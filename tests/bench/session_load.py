@@ -17,14 +17,20 @@ from payloads import body
 
 from fleetnet_server.bench.sessions import Load
 
+_AT_ONCE = 100
+
 
 def main(arguments: list[str]) -> None:
     link, number, readings, batched, seconds = arguments[:5]
     load = Load(link == "dtls", int(number), 64 if batched == "1" else 1)
-    load.add(
-        [device_context(bundle, link) for bundle in arguments[5:]],
-        [body(int(readings), index) for index in range(len(arguments[5:]))],
-    )
+    used = arguments[5:]
+    # A server waits 15 s for the first frame: sessions begin before the next have connected.
+    for at in range(0, len(used), _AT_ONCE):
+        group = used[at : at + _AT_ONCE]
+        load.add(
+            [device_context(bundle, link) for bundle in group],
+            [body(int(readings), at + index) for index in range(len(group))],
+        )
     print(json.dumps({"open": len(load.devices)}), flush=True)
     if not sys.stdin.readline():
         load.say_goodbye()
