@@ -15,12 +15,12 @@ from pathlib import Path
 
 from fleetnet import frame as wire
 from fleetnet.acceptor import AcceptorSession, decode_hello
-from fleetnet.acks import decode_ack, decode_forward
 from fleetnet.credential import decode_credential, decode_credential_state
 from fleetnet.errors import ProtocolError
 from fleetnet.events import HelloReceived, Received
-from fleetnet.frame import FrameSplitter, encode_frame, split_datagram
+from fleetnet.frame import FrameSplitter, decode_ack, encode_frame, split_datagram
 from fleetnet.handshake import Hello, Welcome, decode_ending, decode_welcome
+from fleetnet.receiver import decode_forward
 from fleetnet.session import CLOSING, DOWN, GREETING, OPEN, Session
 
 COUNT = int(os.environ.get("FLEETNET_FUZZ", "60000"))

@@ -2,25 +2,27 @@
 
     python tests/proof/day.py [--devices 1000] [--hours 24] [--rate 1/60]
 
-`fleetnet sim --days` makes the past in scaled time: each device sends the readings of the day
-over the real protocol, with the times that they would have had, as fast as the server says that
-it has them. Then the commands that a user has are run on the store, and what they say is compared
-with what was sent. Housekeeping runs as in `fleetnet serve`, but without its rests.
+`fleetnet sim --days` makes the past in scaled time: each device sends the readings of the day over
+the real protocol, with the times that they would have had, as fast as the server says that it has
+them. Then the commands that a user has are run on the store, and what they say is compared with
+what was sent. The control is a copy of the store that lacks a chunk of readings. Housekeeping runs
+as in `fleetnet serve`, but without its rests.
 
 Exit code 0: every reading is in every answer, and the hours say the same before and after the
 readings themselves were let go of.
 """
 
-import argparse
 import json
 import math
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,10 @@ from fleetnet_server.config import load_settings  # noqa: E402
 from fleetnet_server.store.compaction import Compactor  # noqa: E402
 from fleetnet_server.store.query import query  # noqa: E402
 from fleetnet_server.store.retention import Retention  # noqa: E402
+from fleetnet_server.store.schema import open_writable  # noqa: E402
 from fleetnet_server.store.sqlite import SqliteStore  # noqa: E402
 from fleetnet_server.store.window import Pace  # noqa: E402
+from proof.verdict import Row, arguments, finish, noticed  # noqa: E402
 
 # One command on some millions of readings.
 _PATIENCE_S = 900
@@ -49,6 +53,7 @@ class Day:
 
     Attributes:
         figures: (what, how much), as they come. faults: what must not be; [] is good.
+        missed: the faults of the control.
     """
 
     def __init__(self, place: Path, devices: int, hours: float, rate: float):
@@ -58,6 +63,7 @@ class Day:
         self.figures: list[tuple[str, str]] = []
         self.faults: list[str] = []
         self.readings = 0
+        self.missed: list[str] = []
         create_fleet(self.folder, ("localhost",))
         self._store = load_settings(self.folder).store_path(self.folder)
 
@@ -66,6 +72,7 @@ class Day:
         self._make()
         self._compact()
         self.query()
+        self._miss_some()
         self.export()
         self._plot()
         self._downsample()
@@ -130,9 +137,30 @@ class Day:
         self._check(f"query found {answer} of {expected} of a device", expected, answer)
         self._note(f"fleetnet query: all of one device, {answer} readings", f"{seconds:.1f} s")
 
-    def export(self) -> None:
+    def _miss_some(self) -> None:
+        """Known bad: a copy of the store that has lost a chunk of a device's readings."""
+        whole = self.folder, self._store, list(self.figures), list(self.faults)
+        self.folder = self.place / "copy"
+        shutil.copytree(whole[0], self.folder)
+        self._store = load_settings(self.folder).store_path(self.folder)
+        connection = open_writable(self._store)
+        connection.execute(
+            "DELETE FROM chunks WHERE (series, t0) IN (SELECT c.series, c.t0 FROM chunks AS c"
+            " JOIN series AS s ON s.id = c.series JOIN devices AS d ON d.id = s.device"
+            " WHERE d.name = 'sim-00001' LIMIT 1)"
+        )
+        lost = connection.changes()
+        connection.close()
+        self.query()
+        self.export(("csv",))
+        self.missed = self.faults[len(whole[3]) :]
+        shutil.rmtree(self.folder)
+        self.folder, self._store, self.figures, self.faults = whole
+        self._check("the control lost nothing", 1, lost)
+
+    def export(self, forms: Sequence[str] = ("csv", "jsonl", "parquet")) -> None:
         """Write everything into a file of each format."""
-        for form in ("csv", "jsonl", "parquet"):
+        for form in forms:
             target = self.place / f"day.{form}"
             found, seconds = self._fleetnet("export", str(target), "--json")
             exported = json.loads(found)["readings"]
@@ -219,21 +247,29 @@ def _ms(found: dict[str, Any], share: str) -> str:
     return f"{found['latency_ms'][share]:.0f} ms"
 
 
-def main(arguments: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Run with the command line's arguments; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--devices", type=int, default=1000)
     parser.add_argument("--hours", type=float, default=24.0)
     parser.add_argument("--rate", type=float, default=1 / 60, help="moments a second and device")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as place:
         day = Day(Path(place), options.devices, options.hours, options.rate)
         day.run()
+        faults, missed = day.faults, day.missed
     for what, how_much in day.figures:
         print(f"{what:<52}{how_much}")
-    for fault in day.faults:
+    for fault in faults:
         print("FAULT", fault)
-    return 1 if day.faults else 0
+    row = Row(
+        "day", f"a day of {options.devices} devices through every command",
+        "every reading is in every answer, the hours are the same after downsampling",
+        "; ".join(faults) or f"{day.readings} readings in every answer", not faults,
+        f"a copy of the store that lacks a chunk: {'; '.join(missed)}",
+        noticed(missed, "^query found") and noticed(missed, "^csv has"),
+    )  # fmt: skip
+    return finish([row], options.json)
 
 
 if __name__ == "__main__":

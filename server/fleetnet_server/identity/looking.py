@@ -69,7 +69,8 @@ def look_at(host: str, port: int, name: str | None = None, timeout_s: float = 10
 
 def _client(sock: socket.socket, name: str) -> SSL.Connection:
     context = SSL.Context(SSL.TLS_METHOD)
-    context.set_verify(SSL.VERIFY_NONE)
+    # It looks at what a server shows, says so, and sends nothing.
+    context.set_verify(SSL.VERIFY_NONE)  # nosemgrep: verify-off
     context.set_cipher_list(_CIPHERS)
     sock.setblocking(False)
     connection = SSL.Connection(context, sock)

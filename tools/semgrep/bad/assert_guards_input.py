@@ -1,0 +1,3 @@
+def decode(payload):
+    assert len(payload) >= 4
+    return payload[0]

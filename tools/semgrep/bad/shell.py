@@ -1,0 +1,7 @@
+import os
+import subprocess
+
+
+def convert(name):
+    subprocess.run(["convert", name], shell=True)
+    os.system("rm " + name)

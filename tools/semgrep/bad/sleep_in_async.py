@@ -1,0 +1,5 @@
+import time
+
+
+async def wait():
+    time.sleep(1)

@@ -1,0 +1,3 @@
+def find(connection, name):
+    connection.execute("SELECT id FROM devices WHERE name = '%s'" % name)
+    connection.execute("SELECT id FROM devices WHERE name = '{}'".format(name))
