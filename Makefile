@@ -5,16 +5,18 @@
 #   make test [STRICT=1]       every check; STRICT=1: whatever was skipped is a failure
 #   make test ARGS="-k resend" arguments for pytest
 #   make bench                 the figures of docs/benchmarks.md on this machine
-#   make proof                 200 devices on certificates of 20 s, for 6 minutes: nothing is lost;
-#                              5,000 devices whose server restarts; one device among many; a day
-#                              of 1,000 devices through every command
+#   make proof                 every fault of docs/proof.md in one table, four to five hours
+#   make proof ARGS="--quick"  scaled down, five minutes; "--rows 4,9" these rows, "--list" which
 #   make proof-cluster         three nodes, PostgreSQL, a broker, in network namespaces; as root
+#   make release               dist/: archive, wheel, bill of materials, sums; see docs/releasing.md
+#   make lock                  pin newer packages for the container
+#   make docs [SERVE=1]        the documentation as a site, into site/; or served while it is written
 #   make style | types | imports | unit    one check of make test alone
 #   make clean                 remove what the builds and tests made (distclean: the set-up too)
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench proof proof-cluster style types imports unit clean distclean setup-demo setup-test setup-bench
+.PHONY: help demo docs test bench proof proof-cluster release lock style types imports unit clean distclean setup-demo setup-test setup-bench
 unexport SECONDS
 
 STRICT ?=
@@ -37,21 +39,26 @@ bench: setup-bench
 	@exec .venv/bin/python tests/bench $(ARGS)
 
 proof: setup-test
-	@.venv/bin/python tests/proof/storm.py
-	@.venv/bin/python tests/proof/storm_model.py
-	@.venv/bin/python tests/proof/day.py
-	@.venv/bin/python tests/proof/fairness.py
-	@exec .venv/bin/python tests/proof/rotation.py $(ARGS)
+	@exec .venv/bin/python tests/proof/scoreboard.py $(ARGS)
 
 proof-cluster: setup-test
 	@.venv/bin/python tests/proof/cluster.py $(ARGS)
 	@.venv/bin/python tests/proof/cluster.py --bad
 
+release: setup-test
+	@.venv/bin/python tools/release.py $(ARGS)
+
+lock:
+	@tools/lock.sh
+
+docs: setup-test
+	@NO_MKDOCS_2_WARNING=1 exec .venv/bin/python -m mkdocs $(if $(SERVE),serve,build --strict)
+
 style types imports unit: setup-test
 	@$(CHECKS) $@ $(if $(ARGS),-- $(ARGS))
 
 clean:
-	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .tools/logs
+	rm -rf dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .tools/logs
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean

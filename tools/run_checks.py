@@ -141,8 +141,8 @@ def pytest(result: Result, python: str, arguments: list[str]) -> None:
     report = TOOLS / f"report-{os.getpid()}-{threading.get_ident()}.xml"
     command = [python, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
     if not arguments or arguments[0] in PORTABLE:
-        # Most tests wait for devices and servers: six at a time keep two cores busy.
-        at_a_time = 3 * (os.cpu_count() or 1)
+        # Most tests wait for devices and servers: eight at a time keep two cores busy.
+        at_a_time = 4 * (os.cpu_count() or 1)
         if result.output is not None:
             at_a_time = (at_a_time + 1) // 2  # another pytest runs beside this one
         command += ["-n", str(at_a_time), "--dist", "worksteal"]

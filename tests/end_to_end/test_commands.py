@@ -247,10 +247,10 @@ async def test_control_a_device_without_a_journal_is_found(fleet: Fleet) -> None
 # -- configuration -------------------------------------------------------------------------
 
 
-async def set_config(fleet: Fleet, text: str, code: int = 0) -> Any:
+async def set_config(fleet: Fleet, text: str, *options: str, code: int = 0) -> Any:
     path = fleet.folder.parent / "document.json"
     path.write_text(text)
-    return await fleetnet(fleet, "config", "set", "cam", str(path), code=code)
+    return await fleetnet(fleet, "config", "set", "cam", str(path), *options, code=code)
 
 
 async def until_config(fleet: Fleet, version: int) -> Any:
@@ -274,12 +274,12 @@ async def test_configuration(fleet: Fleet, link: str, runtime: Interpreter | Non
     device = await start(fleet, "cam", link, runtime)  # it was away when version 1 was set
     found = await until_config(fleet, 1)
     assert (found["state"], found["reported"]) == ("applied", {"rate": 5})
-    assert (await set_config(fleet, '{"rate": "bad"}'))["version"] == 2
+    said = await set_config(fleet, '{"rate": "bad"}', "--wait", "30s", code=1)
+    assert (said["version"], said["state"]) == (2, "rejected")
     found = await until_config(fleet, 2)
     assert (found["state"], found["reported"]) == ("rejected", "ValueError: rate is a number")
     assert (device.last("version"), device.last("rate")) == (1, 5)
-    await set_config(fleet, '{"rate": 7}')
-    assert (await until_config(fleet, 3))["state"] == "applied"
+    assert (await set_config(fleet, '{"rate": 7}', "--wait", "30s"))["state"] == "applied"
     await until(lambda: device.last("rate") == 7, "it is in force", explain=device.story)
     assert device.last("connects") == 1
     await device.kill()

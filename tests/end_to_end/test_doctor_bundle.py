@@ -158,6 +158,7 @@ async def test_small_heaps(runtime: Interpreter, fleet: Fleet) -> None:
     fill = (
         "import gc\nfrom fleetnet_device import doctor_bundle, doctor_network, doctor_remedies\n"
         "import fleetnet.ports.micropython_dtls, fleetnet.ports.micropython_errors\n"
+        "import fleetnet.ports.micropython_streams, fleetnet.receiver, fleetnet.recovery\n"
         "hog = None\ngc.collect()\nspares = [bytearray(%d) for _ in range(%d)]\n"
         "spares.append(bytearray(8))\n"
         "try:\n    while True:\n        hog = (bytearray(100), hog)\n"

@@ -93,6 +93,27 @@ def test_names() -> None:
     for number in range(5000):  # a device that invents channels fills no memory
         assert f"n{number}" not in names
     assert len(names._known) <= 1024
+    assert "door" in names and names._known["door"]  # it is looked up once
+    assert repr(names) == "Names(['temp*', 'door'])"
+    assert hash(names) == hash(Names(["temp*", "door"])) != hash(Names(["door"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "most", "more"),
+    [
+        ("max_rate", "1000000", "1000001"),
+        ("max_rate", "1000000.0", "1000000.5"),
+        ("max_message", str(1 << 40), str((1 << 40) + 1)),
+        ("max_blob", str(1 << 40), str((1 << 40) + 1)),
+    ],
+)
+def test_numbers_at_their_bounds(key: str, most: str, more: str, tmp_path: Path) -> None:
+    write(tmp_path, f"[group.a]\n{key} = {most}\n")
+    rules = load_policy(tmp_path).rules("a")
+    assert rules is not None and getattr(rules, key) == float(most)
+    write(tmp_path, f"[group.a]\n{key} = {more}\n")
+    with pytest.raises(ConfigError, match=key):
+        load_policy(tmp_path)
 
 
 def test_who_may_give_which_command() -> None:
@@ -107,6 +128,7 @@ def test_who_may_give_which_command() -> None:
 def test_a_change_counts_when_the_file_rests(tmp_path: Path) -> None:
     path = write(tmp_path, "[group.a]\nmax_rate = 1\n")
     file = PolicyFile(tmp_path)
+    assert file.problem == ""
     assert not file.refresh()
     path.write_text("")  # an editor begins to write
     assert not file.refresh()
@@ -114,6 +136,9 @@ def test_a_change_counts_when_the_file_rests(tmp_path: Path) -> None:
     assert not file.refresh()
     assert file.refresh()
     assert file.policy.rules("a") == Rules(max_rate=2.0)
+    kept = file.policy
+    assert [file.refresh() for _ in range(3)] == [False] * 3
+    assert file.policy is kept, "a file that rests is not read again"
     os.utime(path, ns=(1, 1))  # another time, the same rules
     assert [file.refresh() for _ in range(3)] == [False] * 3
 
