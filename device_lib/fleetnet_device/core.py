@@ -121,7 +121,7 @@ class DeviceCore:
             part = self._parts[name] = module.Part(self)
             for kind in part.kinds:
                 self._by_kind[kind] = part
-            if self.is_open and part.capability & ~self._offered:
+            if part.capability & ~self._offered:
                 self.renew()
         return part
 
@@ -251,6 +251,8 @@ class DeviceCore:
         self._feed()
         for part in self._parts.values():
             self._tell(part, "opened", event.welcome)
+            if part.capability & ~self._offered:
+                self.renew()  # it is younger than HELLO
 
     def _receive(self, event: Received) -> None:
         kind = event.kind & ~OPTIONAL

@@ -11,8 +11,10 @@ import pytest
 
 from bad_network import Faults, UdpProxy
 from bad_streams import TcpProxy
-from end_to_end.device_process import DeviceProcess
+from end_to_end.device_process import DeviceProcess, until
 from end_to_end.fleet import Fleet, name_of, runtimes
+from fleetnet.session import Session
+from fleetnet_device import Device
 from fleetnet_server.sim.interpreters import device_environment
 from fleetnet_server.store.blobs import StoredBlob, list_blobs
 from fleetnet_server.store.query import query
@@ -217,3 +219,22 @@ async def test_the_server_is_killed_in_the_middle(fleet: Fleet) -> None:
     finally:
         await proxy.close()
     check_frame(fleet, device)
+
+
+class HastyDevice(Device):
+    """Its program asks for the camera's part while HELLO is on its way to the server."""
+
+    def new_link(self, datagram: bool) -> Session:
+        session = super().new_link(datagram)
+        self.part("blobs")
+        return session
+
+
+@pytest.mark.parametrize("link", ["tls", "dtls"])
+async def test_a_part_that_is_younger_than_hello_gets_a_session_that_knows_it(
+    fleet: Fleet, link: str
+) -> None:
+    async with HastyDevice(str(fleet.add_device("hasty", link)), linger_ms=0) as device:
+        await until(lambda: device.connects == 2, "the server was told of the part", 30)
+        await asyncio.wait_for(device.send_frame(b"\xff\xd8 no camera took this \xff\xd9"), 30)
+        assert len(list(list_blobs(fleet.store, "hasty"))) == 1
