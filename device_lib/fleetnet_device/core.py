@@ -250,9 +250,10 @@ class DeviceCore:
         self.clock.learn(event.welcome.unix_ms)
         self._feed()
         for part in self._parts.values():
-            self._tell(part, "opened", event.welcome)
             if part.capability & ~self._offered:
                 self.renew()  # it is younger than HELLO
+            else:
+                self._tell(part, "opened", event.welcome)
 
     def _receive(self, event: Received) -> None:
         kind = event.kind & ~OPTIONAL
