@@ -49,12 +49,25 @@ class Node:
 
     def __init__(self, number: int):
         self.said = str(number).encode()
-        self.tcp = socket.create_server(("127.0.0.1", 0))
+        self.tcp, self.udp = self._bound()
         self.port = self.tcp.getsockname()[1]
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", self.port))
         for work in (self._answer_datagrams, self._answer_connections):
             threading.Thread(target=work, daemon=True).start()
+
+    @staticmethod
+    def _bound() -> tuple[socket.socket, socket.socket]:
+        """Sockets of one number, which another program may have had for datagrams."""
+        for _try in range(20):
+            tcp = socket.create_server(("127.0.0.1", 0))
+            udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            try:
+                udp.bind(tcp.getsockname())
+            except OSError:
+                tcp.close()
+                udp.close()
+            else:
+                return tcp, udp
+        raise AssertionError("no number is free for both")
 
     def _answer_datagrams(self) -> None:
         while True:
@@ -64,7 +77,8 @@ class Node:
                 return
             if sender is None:  # it was shut down
                 return
-            self.udp.sendto(self.said, sender)
+            with contextlib.suppress(OSError):  # it was closed meanwhile
+                self.udp.sendto(self.said, sender)
 
     def _answer_connections(self) -> None:
         while True:
@@ -72,7 +86,7 @@ class Node:
                 connection, _sender = self.tcp.accept()
             except OSError:
                 return
-            with connection:
+            with connection, contextlib.suppress(OSError):  # nobody waits for it any more
                 connection.sendall(self.said)
 
     def close(self) -> None:
