@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +252,11 @@ class PostgresServer:
 def _environment() -> dict[str, str]:
     """What libpq and initdb would take from the user's environment is not for them."""
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Look every 10 ms until it is so; the test fails after PATIENCE_S."""
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until, f"never: {what}"
+        time.sleep(0.01)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +17,7 @@ from fleetnet_server.store.postgres import leadership, nodes
 from fleetnet_server.store.postgres.database import PostgresDatabase
 from fleetnet_server.store.postgres.leadership import Leadership
 from fleetnet_server.store.postgres.nodes import Heartbeat, Where
-from server.store.postgres_server import PATIENCE_S, PostgresServer
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, f"never: {what}"
-        time.sleep(0.01)
+from server.store.postgres_server import PostgresServer, wait_until
 
 
 @pytest.fixture(autouse=True)

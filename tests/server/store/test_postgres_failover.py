@@ -2,8 +2,6 @@
 
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,12 @@ from fleetnet_server.store.postgres.connect import connect
 from fleetnet_server.store.postgres.database import PostgresDatabase
 from fleetnet_server.store.postgres.replica import Replica
 from fleetnet_server.store.postgres.store import PostgresStore
-from server.store.postgres_server import PATIENCE_S, PostgresServer, skip_without_postgres
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, f"never: {what}"
-        time.sleep(0.01)
+from server.store.postgres_server import (
+    PATIENCE_S,
+    PostgresServer,
+    skip_without_postgres,
+    wait_until,
+)
 
 
 def test_a_standby_that_lacked_the_last_changes_is_loaded_anew(

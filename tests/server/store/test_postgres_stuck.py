@@ -34,6 +34,7 @@ from server.store.postgres_server import (
     PATIENCE_S,
     READER,
     PostgresServer,
+    wait_until,
 )
 from server.store.postgres_world import NOW, Node, opened, rows
 
@@ -50,13 +51,6 @@ def reader(postgres: PostgresServer, place: PostgresPlace) -> Iterator[Any]:
     """A connection of who may only read."""
     with connect(postgres.place(place.database, READER), writes=False) as connection:
         yield connection
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, f"never: {what}"
-        time.sleep(0.01)
 
 
 async def happens(condition: Callable[[], object]) -> None:

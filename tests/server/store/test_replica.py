@@ -18,16 +18,9 @@ from fleetnet_server.store.postgres.copied import NotCopied
 from fleetnet_server.store.postgres.database import PostgresDatabase
 from fleetnet_server.store.postgres.replica import Replica
 from fleetnet_server.store.postgres.schema_cluster import LAST_CHANGE, REPLICATED
-from server.store.postgres_server import PATIENCE_S, PostgresServer
+from server.store.postgres_server import PATIENCE_S, PostgresServer, wait_until
 
 Write = Callable[[Any, random.Random], None]
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, f"never: {what}"
-        time.sleep(0.01)
 
 
 @pytest.fixture
