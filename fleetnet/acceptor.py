@@ -64,6 +64,8 @@ class AcceptorSession(Session):
     initiator = False
     _keepalive = AcceptorKeepalive
     receiver: "Receiver"
+    # When the last acknowledgement left; None before the first of a link.
+    _acknowledged_at: "int | None" = None
 
     def _greet(self, hello: Hello, now: int) -> None:
         """The initiator speaks first."""
@@ -85,6 +87,7 @@ class AcceptorSession(Session):
         self.receiver.window = welcome.window
         self.receiver.ack_delay_ms = welcome.ack_delay_ms
         self.receiver.start(durable, hello.streams)
+        self._acknowledged_at = None
         welcome.resume = self.receiver.resume_points()
         welcome.capabilities &= hello.capabilities
         try:
@@ -96,6 +99,25 @@ class AcceptorSession(Session):
         self._link.say(wire.WELCOME, encode_welcome(welcome))
         self._link.answer = self._link.control[-1]
         self._open(welcome, now)
+
+    def acknowledge(self, stream: int, seq: int, now: int) -> None:
+        """As Session.acknowledge; at once when none left within the delay, else with others.
+
+        A device that seldom speaks may sleep earlier so, and TCP needs no segment of its own to
+        say that the message is there. docs/protocol.md section 6.1.
+        """
+        super().acknowledge(stream, seq, now)
+        receiver, last = self.receiver, self._acknowledged_at
+        if receiver.ack_due is not None and (
+            last is None or ticks_diff(now, last) >= receiver.ack_delay_ms
+        ):
+            receiver.ack_due = now
+
+    def _add_acknowledgements(self, frames: "list[bytes]", now: int) -> None:
+        due = self.receiver.ack_due
+        if due is not None and ticks_diff(due, now) <= 0:
+            self._acknowledged_at = now
+        super()._add_acknowledgements(frames, now)
 
     def set_window(self, window: int, now: int) -> None:
         """Change the room that acknowledgements offer, in messages a stream; 0 halts."""
@@ -140,6 +162,7 @@ class AcceptorSession(Session):
         for stream in sender.streams.values():
             if stream.waiting or stream.forward:
                 return b""
+        self._acknowledged_at = now
         payload = receiver.ack_payload()
         return wire.encode_frame(wire.ACK, 0, 0, payload) if payload else b""
 

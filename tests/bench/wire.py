@@ -20,9 +20,9 @@ from wire_count import Count, DatagramCount, StreamCount
 
 from fleetnet_server.sim.interpreters import device_environment
 
-# Longer than a delayed acknowledgement of TCP (40 ms): it is counted with its batch, as it
-# would be if the next one came seconds later.
-_PAUSE_MS = 60
+# Longer than what an acknowledgement waits for others, of TCP (40 ms) or of fleetnet (100 ms):
+# each is counted with its batch, as it would be if the next one came seconds later.
+_PAUSE_MS = 150
 # Of each direction: more than the ends think for, so that what is on its way together is one turn.
 _DELAY_S = 0.05
 _FAR_MESSAGES = 3

@@ -82,16 +82,33 @@ def committed(world, numbers):
 
 
 def bye_behind_three_messages(datagram):
-    """A world in which three messages are durable, their acknowledgement waits, and BYE is said."""
+    """A world in which three messages are durable, and the acknowledgement of two waits."""
     world = World(5, Faults(delay=5), 0, datagram)
     world.connect()
     world.run(50)
     world.server.receiver.ack_delay_ms = 5_000
-    for number in range(3):
+    world.say(3, b"0")
+    assert world.run(1_000, lambda: world.delivered.get(3) == 1), "the first one does not wait"
+    for number in (1, 2):
         world.say(3, b"%d" % number)
     assert world.run(1_000, lambda: len(world.store.rows) == 3)
-    assert 3 not in world.delivered, "the acknowledgement waits"
+    assert world.delivered[3] == 1, "the others' acknowledgement waits"
     return world
+
+
+def test_an_acknowledgement_waits_for_others_when_one_left_within_the_delay():
+    for datagram in (True, False):
+        world = World(5, Faults(delay=5), 0, datagram, commit_ms=0)
+        world.connect()
+        world.run(50)
+        # 5 ms there and 5 ms back; the second and the third come soon behind an ACK.
+        for number, (at, took) in enumerate(((1_000, 10), (1_040, 110), (1_200, 110), (9_000, 10))):
+            world.run(at)
+            world.say(3, b"%d" % number)
+            world.run(at + took - 1)
+            assert world.delivered.get(3, 0) == number, at
+            world.run(at + took)
+            assert world.delivered[3] == number + 1, at
 
 
 def test_what_is_durable_is_acknowledged_before_bye():

@@ -52,10 +52,10 @@ class Peer(Windowed):
     """
 
     __slots__ = (
-        "_ack_armed", "_afterlife", "_boot_offset", "_changes", "_refusal", "_session",
+        "_afterlife", "_boot_offset", "_changes", "_refusal", "_session",
         "_sessions", "_stranger", "_transport", "address", "boot", "device_id", "duplicates",
-        "epoch_id", "far_at", "foreign", "group", "identity_number", "is_open",
-        "is_quarantined", "lag_ms", "lost", "name", "near_at", "pending", "psk_identity",
+        "epoch_id", "foreign", "group", "identity_number", "is_open",
+        "is_quarantined", "lag_ms", "lost", "name", "pending", "psk_identity",
         "seen", "serial", "stored", "via",
     )  # fmt: skip
 
@@ -323,7 +323,8 @@ class Peer(Windowed):
         self._session.acknowledge(stream, seq, now)
         due = self._session.receiver.ack_due
         if due is not None and ticks_diff(due, now) <= 0:
-            self._flush(now)
+            if not self._send_acknowledgement(now):
+                self._flush(now)
         elif due is not None and due != self._ack_armed:
             # Most commits find the acknowledgement waiting for the timer of an earlier one.
             self._ack_armed = due
@@ -339,12 +340,6 @@ class Peer(Windowed):
         self.pending -= count
         if not self.is_open and not self.pending:
             self._sessions.entering.drained(self)
-
-    def acknowledge_now(self) -> None:
-        """Let every acknowledgement leave at once (before a shutdown)."""
-        now = port.ticks()
-        self._session.receiver.acknowledge_soon(now)
-        self._flush(now)
 
     def bye(self, reason: int, retry_after_ms: int = 0) -> None:
         """Begin to end the session."""
@@ -371,12 +366,9 @@ class Peer(Windowed):
             transport.close()
             return
         now = port.ticks()
-        session = self._session
-        if acknowledgement := session.acknowledgement_alone(now):
-            transport.send(acknowledgement)
-            if not self.far_at:
-                self._arm(now)
+        if self._send_acknowledgement(now):
             return
+        session = self._session
         session.handle_timer(now)
         for event in session.take_events():
             self._handle(event, now)

@@ -1,10 +1,14 @@
-"""How many messages a session may have under way: what the store and its group's rules allow."""
+"""How many messages a session may have under way, and the acknowledgements that free them.
+
+The window is what the store and the group's rules allow.
+"""
 
 from typing import TYPE_CHECKING
 
 from fleetnet.acceptor import AcceptorSession
 from fleetnet.ports import port
 from fleetnet_server.core.policing import Pace
+from fleetnet_server.core.transport import Transport
 from fleetnet_server.identity.policy import Rules
 
 if TYPE_CHECKING:
@@ -12,17 +16,22 @@ if TYPE_CHECKING:
 
 
 class Windowed:
-    """The part of a Peer that opens and shuts its windows.
+    """The part of a Peer that opens and shuts its windows, and acknowledges.
 
     Attributes:
+        far_at, near_at: see Timed.
         rules: what the policy says of its group; None: nothing.
         pace: holds it to the rate of its rules; None: there is none.
     """
 
-    __slots__ = ("pace", "rules")
+    __slots__ = ("_ack_armed", "far_at", "near_at", "pace", "rules")
     _session: AcceptorSession
     _sessions: "Sessions"
+    _transport: Transport | None
+    _ack_armed: int | None
     is_open: bool
+    far_at: int
+    near_at: int
     pace: Pace | None
     rules: Rules | None
 
@@ -42,6 +51,28 @@ class Windowed:
             self._session.set_window(self._window(), now)
             self._flush(now)
 
+    def acknowledge_now(self) -> None:
+        """Let every acknowledgement leave at once (before a shutdown)."""
+        now = port.ticks()
+        self._session.receiver.acknowledge_soon(now)
+        self._flush(now)
+
+    def _send_acknowledgement(self, now: int) -> bool:
+        """Send the one that is due; False when there is more to say, or no way."""
+        transport = self._transport
+        if transport is None or not (frame := self._session.acknowledgement_alone(now)):
+            return False
+        transport.send(frame)
+        # Nothing else is due soon, so what was armed for this one need not come.
+        self.near_at, self._ack_armed = 0, None
+        if not self.far_at:
+            self._arm(now)
+        return True
+
     def _flush(self, now: int) -> None:
         """Send what there is to send."""
+        raise NotImplementedError
+
+    def _arm(self, now: int) -> None:
+        """Be called again when the session wants to be."""
         raise NotImplementedError

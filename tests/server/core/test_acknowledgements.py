@@ -77,7 +77,9 @@ def test_the_short_way_says_what_the_long_way_says() -> None:
 
 def test_what_else_is_due_takes_the_long_way() -> None:
     pair = Pair(datagram=True)
-    pair.send(2, 2)
+    pair.send(1, 1)
+    assert pair.server.acknowledgement_alone(pair.now), "the first one waits for nothing"
+    pair.send(2, 3)
     due = pair.now + 100
     assert pair.server.acknowledgement_alone(due - 1) == b""
     pair.server.send(wire.COMMANDS, wire.CALL, b"x")
