@@ -7,8 +7,10 @@ serve` on this machine. Twice the fleet is well: the server restarts by SIGTERM,
 Once it is the known bad one: devices that try again every half second, whatever the server asks.
 
 Exit code 0: everybody was back within devices / sessions_per_s plus a tenth of the moment when
-the server accepted again, with at most 1.5 attempts a device, and no reading was lost or stored
-twice; and the bad fleet failed this. FLEETNET_SESSIONS_PER_S sets another rate than 200.
+the server accepted again, with at most 1.5 handshakes a device, and no reading was lost or stored
+twice; and the bad fleet failed this. An attempt at a port where nobody listens is no handshake: it
+costs the server nothing, and a device that waited long before its first one would be away for
+long whenever its Wi-Fi was for a moment. FLEETNET_SESSIONS_PER_S sets another rate than 200.
 """
 
 import json
@@ -27,8 +29,8 @@ if __name__ == "__main__":
 from fleetnet_server.cli.init import create_fleet  # noqa: E402
 from proof.verdict import Row, arguments, finish, noticed  # noqa: E402
 
-# Attempts to connect of each device, from the storm until it is back.
-MOST_ATTEMPTS = 1.5
+# Handshakes that each device asks for, from the storm until it is back.
+MOST_HANDSHAKES = 1.5
 
 # A run is 40 s of ramp, a storm of half a minute, and the wait for keepalives; several times that.
 _PATIENCE_S = 600
@@ -59,8 +61,8 @@ def faults_of(found: dict[str, Any]) -> list[str]:
         faults.append(f"{storm['hit'] - storm['back']} did not come back")
     if not storm["within_limit"]:
         faults.append(f"back after {storm['took_s']} s, not within {storm['limit_s']} s")
-    if storm["attempts_per_device"] > MOST_ATTEMPTS:
-        faults.append(f"{storm['attempts_per_device']} attempts a device")
+    if storm["handshakes_per_device"] > MOST_HANDSHAKES:
+        faults.append(f"{storm['handshakes_per_device']} handshakes a device")
     if not found["complete"]:
         faults.append("readings are lost, stored twice or not acknowledged")
     return faults
@@ -99,6 +101,7 @@ def table(results: list[tuple[Run, dict[str, Any]]]) -> str:
     add("online when it came", "storm", "hit")
     add("back", "storm", "back")
     add("attempts a device", "storm", "attempts_per_device")
+    add("  that found a server", "storm", "handshakes_per_device")
     add("server away, s", "storm", "server_away_s")
     add("all back after its return, s", "storm", "took_s")
     add("  limit, s", "storm", "limit_s")
@@ -120,7 +123,7 @@ def verdict(run: Run, found: dict[str, Any]) -> tuple[bool, str]:
     faults = faults_of(found)
     said = "; ".join(faults) or "kept"
     if run.is_bad:
-        return noticed(faults, "attempts a device"), f"{run.title} (has to fail): {said}"
+        return noticed(faults, "handshakes a device"), f"{run.title} (has to fail): {said}"
     return not faults, f"{run.title}: {said}"
 
 
@@ -130,13 +133,14 @@ def row_of(judged: list[tuple[Run, bool, str, dict[str, Any]]]) -> Row:
     bad = [one for one in judged if one[0].is_bad]
     figures = [
         f"{run.title}: {found['storm']['back']} of {found['storm']['hit']} back in "
-        f"{found['storm']['took_s']} s, {found['storm']['attempts_per_device']} attempts each"
+        f"{found['storm']['took_s']} s, {found['storm']['attempts_per_device']} attempts each, "
+        f"{found['storm']['handshakes_per_device']} of them heard"
         for run, _, _, found in good
     ]
     return Row(
         "7", "server restarts under its devices, by SIGTERM and by kill -9",
-        f"all back at the rate that is set (60 s for 10,000), {MOST_ATTEMPTS} attempts each at "
-        "most, no reading lost or twice",
+        f"all back at the rate that is set (60 s for 10,000), {MOST_HANDSHAKES} handshakes "
+        "each at most, no reading lost or twice",
         "; ".join(figures + [said for _, is_right, said, _ in good if not is_right]),
         all(is_right for _, is_right, _, _ in good), "; ".join(one[2] for one in bad),
         all(one[1] for one in bad),

@@ -9,13 +9,13 @@ import time
 from collections import deque
 from typing import Any
 
-from fleetnet.errors import OVERLOADED, Rejected
+from fleetnet.errors import OVERLOADED, Rejected, Unreachable
 from fleetnet.events import Opened
 from fleetnet.ports import port
 from fleetnet_device import Device, connection
 from fleetnet_device.backoff import Backoff
 from fleetnet_device.clock import Clock
-from fleetnet_device.core import ONLINE
+from fleetnet_device.core import CONNECTING, ONLINE
 from fleetnet_server.sim.contexts import SharingCredentials
 from fleetnet_server.sim.meter import Meter
 
@@ -154,6 +154,12 @@ class SimDevice(Device):
             self._meter.storm_attempts += 1
         self._attempt_began = time.monotonic()
         super().link_opening()
+
+    def link_lost(self, error: Exception | None) -> None:
+        """Count an attempt that cost no server anything."""
+        if self.is_hit and self.state == CONNECTING and isinstance(error, Unreachable):
+            self._meter.storm_unheard += 1
+        super().link_lost(error)
 
     def on_event(self, event: object) -> None:
         """Note what the event says of times."""

@@ -28,8 +28,8 @@ _FILES, _WIRE_FILES = 1, 6
 
 COUNTERS = (
     "devices", "online", "sent", "acknowledged", "dropped", "connects", "attempts", "erased",
-    "frames", "reboots", "losses", "cuts", "moves", "hit", "storm_attempts", "cpu_s", "cpu_before",
-    "rss", "rss_before",
+    "frames", "reboots", "losses", "cuts", "moves", "hit", "storm_attempts", "storm_unheard",
+    "cpu_s", "cpu_before", "rss", "rss_before",
 )  # fmt: skip
 HISTOGRAMS = ("connect", "latency", "back")
 

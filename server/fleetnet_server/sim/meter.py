@@ -15,7 +15,8 @@ class Meter:
             on its disk; once for each reading.
         back: from the storm to WELCOME; hit: devices that were online in its moment.
         back_at: second after the storm -> devices that came back in it.
-        storm_attempts: attempts of those until they were back.
+        storm_attempts: attempts of those until they were back. storm_unheard: of these, the ones
+            that found nobody listening.
     """
 
     def __init__(self) -> None:
@@ -24,14 +25,14 @@ class Meter:
         self.back = Histogram()
         self.back_at: Counter[int] = Counter()
         self.hit = 0
-        self.storm_attempts = 0
+        self.storm_attempts = self.storm_unheard = 0
         self.storm_at = 0.0
 
     def begin_storm(self, hit: int) -> None:
         """A storm begins now, with ``hit`` devices online."""
         self.storm_at = time.monotonic()
         self.hit = hit
-        self.storm_attempts = 0
+        self.storm_attempts = self.storm_unheard = 0
         self.back = Histogram()
         self.back_at.clear()
 

@@ -80,6 +80,7 @@ def _storm(simulation: Simulation, sums: dict[str, Any]) -> dict[str, Any]:
         "back": back["count"],
         "back_ms": back,
         "attempts_per_device": _per(sums["storm_attempts"], hit),
+        "handshakes_per_device": _per(sums["storm_attempts"] - sums["storm_unheard"], hit),
         "server_away_s": round(away_s, 2),
         "sessions_per_s": rate,
         "took_s": round(came.took_s, 2),

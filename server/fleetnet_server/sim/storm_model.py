@@ -122,6 +122,7 @@ class Outcome(NamedTuple):
             accepted again, or from the storm when they never do.
         p50_s, p99_s, max_s: from the storm to the session.
         attempts_per_device: until they were back, from that moment on for an outage.
+        handshakes_per_device: of these, the ones that found a node: what a storm costs servers.
         held, refused: kept waiting for their turn, and sent away, by the nodes.
         given_up: attempts that ended because a node was too busy or gone.
         most_per_s: devices in the best second. busy: share of the handshake cores in use, in
@@ -136,6 +137,7 @@ class Outcome(NamedTuple):
     p99_s: float
     max_s: float
     attempts_per_device: float
+    handshakes_per_device: float
     held: int
     refused: int
     given_up: int
@@ -203,7 +205,7 @@ class Model:
         self._calendar: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
         self._back = array("d")
         self._attempts = 0
-        self._given_up = 0
+        self._given_up = self._unheard = 0
 
     def run(self) -> Outcome:
         """Let the storm come, and everybody return."""
@@ -286,6 +288,7 @@ class Model:
         nodes = next(nodes for until, nodes in self._views if at < until)
         node = nodes[int(self._dice.random() * len(nodes))]
         if at < node.up_at:
+            self._unheard += 1
             self._fail(at + (case.patience_s if case.is_silent else case.device_s), device)
             return
         done = node.handshake(at, case.patience_s)
@@ -334,6 +337,7 @@ class Model:
             p99_s=_share(back, 0.99),
             max_s=last_s,
             attempts_per_device=self._attempts / max(1, self._hit),
+            handshakes_per_device=(self._attempts - self._unheard) / max(1, self._hit),
             held=sum(herd.held for herd in herds),
             refused=sum(herd.refused for herd in herds),
             given_up=self._given_up,

@@ -79,6 +79,7 @@ def _storm(found: dict[str, Any]) -> Table | None:
         table.add_row("did not come: the run was over", "-")
     table.add_row("hit, back", f"{storm['hit']}, {storm['back']}")
     table.add_row("attempts a device", _number(storm["attempts_per_device"]))
+    table.add_row("  that found a server", _number(storm["handshakes_per_device"]))
     table.add_row("server away", f"{storm['server_away_s']:g} s")
     table.add_row("all back, from the server's return", f"{storm['took_s']:g} s")
     if storm["limit_s"] is not None:

@@ -160,6 +160,7 @@ class Worker:
             "back_at": meter.back_at,
             "hit": meter.hit,
             "storm_attempts": meter.storm_attempts,
+            "storm_unheard": meter.storm_unheard,
             "cpu_s": used.cpu_s,
             "cpu_before": self._before.cpu_s,
             "rss": used.rss_bytes,

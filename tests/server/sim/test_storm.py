@@ -39,14 +39,15 @@ def report(complete: bool = True, **storm: Any) -> dict[str, Any]:
     """What tests/proof/storm.py reads of a report: a good one, but for what is given."""
     good = {
         "hit": 1000, "back": 1000, "took_s": 10.5, "limit_s": 11.0, "within_limit": True,
-        "attempts_per_device": 1.5, "most_per_s": 120.0, "sessions_per_s": 100.0,
+        "attempts_per_device": 2.5, "handshakes_per_device": 1.5, "most_per_s": 120.0,
+        "sessions_per_s": 100.0,
     }  # fmt: skip
     return {"devices": 1000, "complete": complete, "storm": {**good, **storm}}
 
 
 BAD = [
     report(hit=999, back=999), report(back=999), report(within_limit=False),
-    report(attempts_per_device=1.51), report(complete=False),
+    report(handshakes_per_device=1.51), report(complete=False),
 ]  # fmt: skip
 
 
@@ -58,5 +59,5 @@ def test_the_proof_finds_what_must_not_be(found: dict[str, Any]) -> None:
 def test_the_proof_wants_the_good_fleets_good_and_the_bad_one_bad() -> None:
     for run in RUNS:
         assert verdict(run, report())[0] is not run.is_bad
-        assert verdict(run, report(attempts_per_device=4.3))[0] is run.is_bad
+        assert verdict(run, report(handshakes_per_device=4.3))[0] is run.is_bad
     assert sum(run.is_bad for run in RUNS) == 1
