@@ -92,7 +92,7 @@ class Identity:
         if self.psk:
             return True
         for source in (self.certificate, self.key):
-            if not source or (isinstance(source, str) and not _is_there(source)):
+            if not source or (isinstance(source, str) and not saved.is_there(source)):
                 return False
         return True
 
@@ -141,14 +141,14 @@ class Slots:
 
     def is_begun(self) -> bool:
         """Say whether this folder was ever used for identities."""
-        return any([_is_there(self._path + end) for end in ("", ".new", "-a", "-b", "-key")])
+        return any([saved.is_there(self._path + end) for end in ("", ".new", "-a", "-b", "-key")])
 
     def _read_marker(self) -> None:
         content = saved.read(self._path)
         text = "" if content is None else str(content, "utf-8")
         self.is_alone = text[1:] == _ALONE
         self.marker = text[:1]
-        if content is None and _is_there(self._path):
+        if content is None and saved.is_there(self._path):
             self.marker = None
 
     def read(self, letter: str) -> "Identity | None":
@@ -210,7 +210,7 @@ class Slots:
         if letter:
             saved.write(self._path, letter.encode())
         else:
-            _remove(self._path)
+            saved.remove(self._path)
         self.marker = self.current = letter
 
     def fall_back(self) -> "tuple[str, Identity] | None":
@@ -230,7 +230,7 @@ class Slots:
     def remove(self, letter: str) -> None:
         """Forget what a slot holds; the bundle stays. Raises OSError."""
         if letter:
-            _remove(self._path + "-" + letter)
+            saved.remove(self._path + "-" + letter)
 
     def retire(self) -> None:
         """Leave the identity in force alone: remove the other slot, the key, the bundle's pair.
@@ -243,7 +243,7 @@ class Slots:
         saved.write(self._path, (self.current + _ALONE).encode())
         self.is_alone = True
         self.remove("b" if self.current == "a" else "a")
-        _remove(self._path + "-key")
+        saved.remove(self._path + "-key")
         for name in ("key.der", "cert.der") if self._folder else ():
             try:
                 os.remove(self._folder + "/" + name)
@@ -289,21 +289,3 @@ class Slots:
             # Before the request leaves: a certificate for a key that is lost is of no use.
             self.write_key(number, csr.sec1(private, public))
         return await csr.make_request(name, private, public)
-
-
-def _is_there(path: str) -> bool:
-    try:
-        os.stat(path)
-    except OSError:
-        return False
-    return True
-
-
-def _remove(path: str) -> None:
-    """Remove a file that saved.py wrote; its new half first, which would take its place."""
-    for name in (path + ".new", path):
-        try:
-            os.remove(name)
-        except OSError:
-            if _is_there(name):
-                raise

@@ -12,7 +12,6 @@ A line without its end was being written when the power went: its handler had no
 
 import binascii
 import json
-import os
 
 from fleetnet.commands import ERROR, MAX_ID, encode_result
 from fleetnet_device import saved
@@ -111,22 +110,18 @@ class Journal:
     def _give_up(self, error: Exception) -> None:
         """Go on in RAM; a journal with a hole in it must not be found by the next boot."""
         try:
-            os.remove(self._path)
+            saved.remove(self._path)
         except OSError:
             pass
         self._path = ""
         self._report(error, "journal of commands: RAM only from now on; is the flash full?")
 
     def _load(self) -> None:
-        data = None
-        for name in (self._path, self._path + ".new"):
-            try:
-                with open(name, "rb") as file:
-                    data = file.read(_MAX_FILE_BYTES + 1)
-                break
-            except OSError:
-                continue
-        if data is None:
+        try:
+            saved.finish(self._path)
+            with open(self._path, "rb") as file:
+                data = file.read(_MAX_FILE_BYTES + 1)
+        except OSError:
             return
         lines = data.split(b"\n")
         is_torn = bool(lines.pop())

@@ -82,6 +82,9 @@ class SmallDisk:
         if mode == "wb":
             if self._is_done():
                 self.files[path] = b""
+        elif mode == "ab":
+            if path not in self.files and self._is_done():
+                self.files[path] = b""
         elif path not in self.files:
             raise OSError(2)
         return _File(self, path)
@@ -122,13 +125,16 @@ class _Mounted:
         self._modules = modules
 
     def __enter__(self):
-        self._before = [(module.os, getattr(module, "open", open)) for module in self._modules]
-        for module in self._modules:
-            module.os = self._disk
-            module.open = self._disk.open
+        self._before = [
+            (module, name, getattr(module, name, open))
+            for module in self._modules
+            for name in ("os", "open")
+            if name == "open" or hasattr(module, name)
+        ]
+        for module, name, _ in self._before:
+            setattr(module, name, self._disk if name == "os" else self._disk.open)
         return self._disk
 
     def __exit__(self, kind, error, trace):
-        for module, (os, opener) in zip(self._modules, self._before):
-            module.os = os
-            module.open = opener
+        for module, name, before in self._before:
+            setattr(module, name, before)
