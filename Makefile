@@ -16,7 +16,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test bench proof proof-cluster release lock style types imports unit clean distclean setup-demo setup-test setup-bench
+.PHONY: help demo docs test bench proof proof-cluster release lock style types imports unit clean distclean setup-demo setup-test setup-bench setup-proof
 unexport SECONDS
 
 STRICT ?=
@@ -29,6 +29,12 @@ help:
 setup-demo setup-test setup-bench: setup-%:
 	@PYTHON='$(PYTHON)' tools/setup.sh $*
 
+# What the rigs run beside what the tests need: atheris, bandit; and semgrep and sslyze, each in an
+# environment of its own.
+setup-proof: setup-test
+	@tools/make_venv.sh .venv .venv/bin/python proof
+	@tools/proof_tools.sh .venv/bin/python
+
 demo: setup-demo
 	@exec .venv/bin/fleetnet demo $(if $(SECONDS),--seconds $(SECONDS))
 
@@ -38,7 +44,7 @@ test: setup-test
 bench: setup-bench
 	@exec .venv/bin/python tests/bench $(ARGS)
 
-proof: setup-test
+proof: setup-proof
 	@exec .venv/bin/python tests/proof/scoreboard.py $(ARGS)
 
 proof-cluster: setup-test

@@ -86,7 +86,7 @@ RIGS = (
     Rig("slow_clients", {
         "20": "1,000 connections that never finish what they began",
         "22": "frames that are too long, or say that they are 4 GiB",
-    }, 1, 30, has_rows=True),
+    }, 3, 40, has_rows=True),
     Rig("slow_store", {"23": "a commit takes 500 ms"}, 3, 40),
     Rig("idle_sessions", {"26": "9,000 idle sessions over mutual TLS"}, 3, 25),
     Rig("soak", {"27": "devices come and go for an hour"}, 62, 30),
