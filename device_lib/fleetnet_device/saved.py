@@ -61,7 +61,7 @@ def _rename(path: str) -> None:
 def finish(path: str) -> None:
     """Give NAME.new its name when NAME is missing: the power went in between. Raises OSError.
 
-    For files of ``replace``: whoever appends to NAME, or writes it anew, would lose the old content.
+    For files of ``replace``: who appends to NAME, or writes it anew, would lose the old content.
     """
     if not is_there(path) and is_there(path + ".new"):
         os.rename(path + ".new", path)
