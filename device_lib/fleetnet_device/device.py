@@ -178,7 +178,7 @@ class Device(DeviceCore):
         """Wait until everything sent is acknowledged; False when the time is over first."""
         self._seal()
         began = port.ticks()
-        while len(self._outbox):
+        while self._outbox:
             if ticks_diff(port.ticks(), began) > timeout_ms:
                 return False
             await port.sleep_ms(10)
@@ -206,11 +206,13 @@ class Device(DeviceCore):
                 await port.sleep_ms(10)
         for task in self._tasks:
             task.cancel()
-        await asyncio.sleep(0)
-        self._outbox.close()
         self._tasks = []
-        self._is_started = False
-        self.state = OFFLINE
+        try:
+            await asyncio.sleep(0)
+        finally:  # a command that calls this is cancelled, too
+            self._outbox.close()
+            self._is_started = False
+            self.state = OFFLINE
 
     async def __aenter__(self) -> "Device":
         await self.start()

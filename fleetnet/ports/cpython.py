@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from errno import ECONNREFUSED
 from typing import Any, TypeVar
 
 from fleetnet.errors import FleetError, HandshakeTimeout, LinkClosed, Unreachable, Unsupported
@@ -226,8 +227,13 @@ async def open_stream(
                 lambda: Stream(context, name, timeout_ms / 1000), host, port
             )
     except TimeoutError:
-        raise Unreachable(f"{host}:{port} does not answer") from None
+        raise Unreachable(f"{host}:{port} does not answer: a firewall, or away?") from None
     except (OSError, UnicodeError) as error:
+        # With several addresses, as of localhost, asyncio puts the sentences of all into one.
+        if f"[Errno {ECONNREFUSED}]" in str(error):
+            raise Unreachable(
+                f"{host}:{port} refused the connection: is a server running there?"
+            ) from error
         raise Unreachable(f"{host}:{port} cannot be reached: {error}") from error
     try:
         async with asyncio.timeout_at(deadline):

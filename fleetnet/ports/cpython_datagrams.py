@@ -50,7 +50,7 @@ class Datagrams:
             except (BlockingIOError, InterruptedError):
                 sent = False
             except ConnectionRefusedError:
-                raise self._broken(Unreachable(f"{self._what}: nobody listens there")) from None
+                raise self._broken(_nobody(self._what)) from None
             except OSError as error:
                 raise self._broken(LinkClosed(f"{self._what}: {error}")) from error
         return sent
@@ -80,7 +80,7 @@ class Datagrams:
         except (BlockingIOError, InterruptedError):
             return False
         except ConnectionRefusedError:
-            raise Unreachable(f"{self._what}: nobody listens there") from None
+            raise _nobody(self._what) from None
         except OSError as error:
             raise LinkClosed(f"{self._what}: {error}") from error
         self._ssl.feed(datagram)
@@ -235,3 +235,7 @@ async def open_datagram(
         datagrams.close()
         raise
     return datagrams
+
+
+def _nobody(what: str) -> Unreachable:
+    return Unreachable(f"{what}: nobody listens there: is the server running?")

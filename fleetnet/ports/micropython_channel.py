@@ -50,7 +50,8 @@ class Recorder(io.IOBase):
         self.transport = transport
         self.channel = channel
         self.datagram = datagram
-        self._alert_next = False
+        self.head = b""  # of the record under way
+        self.left = 0  # bytes that its body lacks
         self.spec_changed = False
         self.alert = None
         self.sealed = False
@@ -66,16 +67,21 @@ class Recorder(io.IOBase):
             return -abs(error.args[0])
         if count and not self.sealed:
             if self.datagram:
-                self._look_for_alert(buf, count)
                 self.look_at_datagram(buf, count)
-            elif self._alert_next:
-                # mbedTLS reads the 5-byte header of a record first, then its body.
-                self._alert_next = False
-                if count == 2 and buf[0] == FATAL:
-                    self.alert = buf[1]
-            elif count == HEADER:
-                self._alert_next = buf[0] == ALERT and buf[4] == 2
-                self.look_at_header(buf[0])
+            elif self.left:
+                self.left -= count
+                if not self.left:
+                    # A whole record: mbedTLS has looked at it before anybody asks for ``sealed``.
+                    kind = self.head[0]
+                    self.head = b""
+                    if kind == ALERT and count == 2 and buf[0] == FATAL:
+                        self.alert = buf[1]
+                    self.look_at_record(kind)
+            else:
+                # mbedTLS asks for a header, then for the body; TCP may cut either.
+                self.head += buf[:count]
+                if len(self.head) == HEADER:
+                    self.left = self.head[3] << 8 | self.head[4]
         return count
 
     def write(self, buf):
@@ -89,24 +95,19 @@ class Recorder(io.IOBase):
     def ioctl(self, request, argument):
         return 0
 
-    def _look_for_alert(self, buf, count):
-        # A unix port may hand out two datagrams at once: an alert may stand behind a flight.
-        at = 0
-        while at + 15 <= count:
-            if buf[at] == ALERT and not buf[at + 4] and buf[at + 13] == FATAL:
-                self.alert = buf[at + 14]
-            at += 13 + (buf[at + 11] << 8 | buf[at + 12])
-
     def look_at_datagram(self, buf, count):
+        # A unix port may hand out two datagrams at once: an alert may stand behind a flight.
         at = 0
         while at + 13 <= count:
             if buf[at] == CHANGE_CIPHER_SPEC:
                 self.spec_changed = True
             elif buf[at + 4]:  # the epoch
                 self.sealed = self.spec_changed
+            elif buf[at] == ALERT and at + 15 <= count and buf[at + 13] == FATAL:
+                self.alert = buf[at + 14]
             at += 13 + (buf[at + 11] << 8 | buf[at + 12])
 
-    def look_at_header(self, kind):
+    def look_at_record(self, kind):
         # TLS 1.3 sends ChangeCipherSpec for show, and no plain handshake record after it.
         self.sealed = self.spec_changed and kind == HANDSHAKE
         self.spec_changed = self.spec_changed or kind == CHANGE_CIPHER_SPEC

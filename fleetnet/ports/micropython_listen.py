@@ -11,7 +11,7 @@ from fleetnet.errors import CredentialError
 from fleetnet.ports.micropython import readable, resolve, ticks
 from fleetnet.ports.micropython_channel import Recorder
 from fleetnet.ports.micropython_context import Context
-from fleetnet.ports.micropython_records import APPLICATION_DATA, HEADER
+from fleetnet.ports.micropython_records import APPLICATION_DATA
 from fleetnet.ports.micropython_streams import Stream
 from fleetnet.ports.micropython_tls import load_anchors, load_pair, make_context
 from fleetnet.ticks import ticks_add
@@ -28,21 +28,27 @@ class ServerRecorder(Recorder):
     _encrypted = False
 
     def readinto(self, buf):
-        if self._encrypted and len(buf) == HEADER:
+        if self._encrypted and not self.head:
             self.sealed = True
         return super().readinto(buf)
 
     def look_at_datagram(self, buf, count):
-        pass
+        # The client's: of interest for its alerts.
+        spec_changed = self.spec_changed
+        super().look_at_datagram(buf, count)
+        self.spec_changed = spec_changed
+        self.sealed = False
 
-    def look_at_header(self, kind):
+    def look_at_record(self, kind):
         self._encrypted = kind == APPLICATION_DATA
 
     def look_at_own(self, buf):
         if self.datagram:
+            alert = self.alert
             super().look_at_datagram(buf, len(buf))
+            self.alert = alert
         else:
-            super().look_at_header(buf[0])
+            super().look_at_record(buf[0])
 
 
 class ServerContext(Context):

@@ -10,11 +10,13 @@ What keeps these right, each measured on 1.25 and newer:
   asyncio.open_connection leaks the socket of a failed handshake.
 - A second task that waits for the same socket replaces the first without a word, and in a
   handshake the writer, too, waits to read: there they take turns.
+- When one task that waits for a socket is cancelled, or gives up after a timeout, asyncio forgets
+  the other one of that socket as well (IOQueue.remove): it is woken here, and looks again.
 - cipher() before the handshake's end, and setblocking() after close, crash the process.
 - Own connect: asyncio.open_connection returns before TCP is connected and hides the error
   until the first write.
 
-Source: extmod/asyncio/stream.py, extmod/modtls_mbedtls.c.
+Source: extmod/asyncio/core.py, extmod/asyncio/stream.py, extmod/modtls_mbedtls.c.
 """
 
 import asyncio
@@ -25,7 +27,7 @@ import socket
 from asyncio import core
 
 from fleetnet.errors import HandshakeTimeout, LinkClosed, Unreachable
-from fleetnet.ports.micropython import DRIVE_MS, readable, resolve, ticks, wait
+from fleetnet.ports.micropython import DRIVE_MS, resolve, ticks, wait
 from fleetnet.ports.micropython_channel import Channel, map_late
 from fleetnet.ticks import ticks_add, ticks_diff
 
@@ -43,6 +45,8 @@ class Stream:
         self._sent = 0  # bytes of _out[0]; kept here, as a caller of drain() may give up
         self._lock = asyncio.Lock()
         self._turn = asyncio.Lock()
+        self._waiting = [None, None]  # tasks that wait to read, and to write
+        self._has_ended = False  # a peer that said close_notify may leave its socket open
         self.verified = context is not None and context.verified
         if context is None:
             from fleetnet.ports.micropython_plain import Plain
@@ -58,12 +62,13 @@ class Stream:
 
     async def read(self, n):
         """Return 1 to ``n`` bytes, or b"" at the end of file, which close() is, too."""
-        while self._channel is not None:
+        while self._channel is not None and not self._has_ended:
             data = self._call(self._channel.recv, n)
             if data is not None:
+                self._has_ended = not data
                 return data
             if self._channel.is_over():
-                await readable(self._raw)
+                await self._wait(0)
             else:
                 await self._pause_in_handshake()
         return b""
@@ -97,7 +102,7 @@ class Stream:
             if count is not None:
                 return count
             if self._channel.is_over():
-                await writable(self._raw)
+                await self._wait(1)
             else:
                 await self._pause_in_handshake()
 
@@ -112,9 +117,27 @@ class Stream:
                 self.close()
                 raise HandshakeTimeout("%s: no TLS handshake in time" % self._what)
             try:
-                await asyncio.wait_for_ms(readable(self._raw), min(left, DRIVE_MS))
+                await asyncio.wait_for_ms(self._wait(0), min(left, DRIVE_MS))
             except asyncio.TimeoutError:
                 pass
+
+    def _wait(self, index):
+        """Wait until the socket can be read (0), or written (1), or is closed."""
+        self._waiting[index] = core.cur_task
+        queue = core._io_queue
+        try:
+            yield queue.queue_write(self._raw) if index else queue.queue_read(self._raw)
+        except core.CancelledError:
+            self._wake(1 - index)
+            raise
+        finally:
+            self._waiting[index] = None
+
+    def _wake(self, index):
+        task = self._waiting[index]
+        if task is not None and task.data is core._io_queue:  # else it is about to run
+            task.data.remove(task)
+            core._task_queue.push(task)
 
     def cipher(self):
         """Return (name, version); None before the handshake's end."""
@@ -130,6 +153,9 @@ class Stream:
         self._channel = None
         self._raw = None
         if channel is not None:
+            # Before the socket's number can belong to another one.
+            self._wake(0)
+            self._wake(1)
             channel.close()
 
     async def wait_closed(self):
@@ -169,12 +195,12 @@ async def connect(host, port, deadline):
         try:
             await wait(writable(sock), deadline)
         except asyncio.TimeoutError:
-            raise Unreachable("%s does not answer" % what)
+            raise Unreachable("%s does not answer: a firewall, or away?" % what)
         poller = select.poll()
         poller.register(sock, select.POLLOUT)
         for entry in poller.poll(0):
             if entry[1] & (select.POLLERR | select.POLLHUP):
-                raise Unreachable("%s refused the connection" % what)
+                raise Unreachable("%s refused the connection: is a server running there?" % what)
     except BaseException:
         sock.close()
         raise

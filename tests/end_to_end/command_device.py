@@ -53,6 +53,25 @@ def add_commands(device: "Device", bundle: str) -> None:
         await asyncio.sleep(ms / 1000)
         return tag
 
+    leaving = []
+
+    async def leave():
+        await device.stop()
+        note(bundle, "left")
+        await device.start()
+
+    @device.command()
+    async def restart():
+        leaving.append(asyncio.create_task(leave()))
+        return "going"
+
+    @device.command()
+    async def stop_at_once():
+        try:
+            await device.stop()
+        finally:
+            leaving.append(asyncio.create_task(device.start()))
+
     @device.config.on_change
     async def take(document):
         note(bundle, f"config {document.get('rate')}")

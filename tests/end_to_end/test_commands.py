@@ -138,6 +138,24 @@ async def test_calls_with_every_outcome(
         await device.finish()
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES, ids=name_of)
+async def test_a_command_that_restarts_the_device(idle: Fleet, runtime: Interpreter | None) -> None:
+    async with backend_of(idle) as backend:
+        device = await start(idle, "cam", "tls", runtime)
+        await online(device)
+        assert await backend.commands.call("cam", "restart") == "going"
+        await until(
+            lambda: device.last("connects") == 2, "it is back", explain=device.story
+        )
+        assert ran(idle, "cam") == ["left"]
+        # It takes its own handler down, and must be whole all the same.
+        with pytest.raises(CommandFailed) as failed:
+            await backend.commands.call("cam", "stop_at_once", timeout_s=20)
+        assert failed.value.kind == "Interrupted"
+        assert device.last("connects") >= 2
+        await device.finish()
+
+
 def backend_commands(backend: Backend) -> list[Any]:
     return backend.commands._store.recent(None, 100)  # type: ignore[attr-defined,no-any-return]
 

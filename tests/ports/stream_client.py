@@ -12,6 +12,7 @@ import asyncio
 import binascii
 import hashlib
 import json
+import socket
 import sys
 
 from fleetnet.ports import port
@@ -119,6 +120,52 @@ async def close_under_a_reader(options):
     return [(await reader).decode(), (await stream.read(10)).decode()]
 
 
+async def give_up_reading_beside_a_writer(options):
+    """Reads time out again and again while another task waits for room."""
+    async with await connect(options) as stream:
+        stream.write(b"start\n")
+        await stream.drain()
+        writer = asyncio.create_task(send_bulk(stream))
+        timeouts = 0
+        for _ in range(4):
+            try:
+                await port.wait_for_ms(stream.read(1), 100)
+            except asyncio.TimeoutError:  # noqa: UP041 (MicroPython has no other)
+                timeouts += 1
+        await port.wait_for_ms(writer, 10_000)
+        return [timeouts, (await stream.readline()).decode()]
+
+
+async def give_up_writing_beside_a_reader(options):
+    """drain() times out while another task waits for bytes."""
+    stream = await connect(options)
+    stream.write(b"start\n")
+    await stream.drain()
+    reader = asyncio.create_task(stream.readline())
+    await port.sleep_ms(10)
+    try:
+        await port.wait_for_ms(send_bulk(stream), 100)
+    except asyncio.TimeoutError:  # noqa: UP041 (MicroPython has no other)
+        pass
+    line = await port.wait_for_ms(reader, 10_000)
+    stream.close()
+    return line.decode()
+
+
+async def close_and_open_another(options):
+    """Close under a reader; another socket has the same number before the loop looks."""
+    stream = await connect(options)
+    stream.write(b"start\n")
+    await stream.drain()
+    reader = asyncio.create_task(stream.read(10))
+    await port.sleep_ms(100)
+    stream.close()
+    silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    data = await port.wait_for_ms(reader, 3_000)
+    silent.close()
+    return data.decode()
+
+
 async def end_early(options):
     """Ask for more than the peer sends before it closes."""
     async with await connect(options) as stream:
@@ -128,6 +175,19 @@ async def end_early(options):
             await stream.readexactly(99)
         except EOFError:
             return [(await stream.read()).decode(), (await stream.read(1)).decode()]
+
+
+async def write_behind_the_end(options):
+    """The peer says that it has no more to say, and listens on; the end stays the end."""
+    async with await connect(options) as stream:
+        stream.write(b"start\n")
+        await stream.drain()
+        heard = [(await stream.readline()).decode(), (await stream.read()).decode()]
+        heard.append((await port.wait_for_ms(stream.read(1), 5_000)).decode())
+        await port.sleep_ms(100)  # the peer has left its TLS layer by then
+        stream.write(b"still here\n")
+        await stream.drain()
+        return heard
 
 
 async def bulk(options):

@@ -130,9 +130,11 @@ async def test_nobody_there(pki: Pki) -> None:
     with socket.socket() as closed:
         closed.bind((HOST, 0))
         port = closed.getsockname()[1]
-    with pytest.raises(Unreachable):
-        await open_stream(HOST, port, device(pki))
-    with pytest.raises(Unreachable):
+    for host in (HOST, "localhost"):
+        words = f"^{host}:{port} refused the connection: is a server running"
+        with pytest.raises(Unreachable, match=words):
+            await open_stream(host, port, device(pki))
+    with pytest.raises(Unreachable, match="nobody listens there: is the server running"):
         await open_datagram(HOST, port, device(pki, datagram=True))
     for host in ("no-such-host.invalid", "a..b"):
         with pytest.raises(Unreachable):

@@ -6,6 +6,7 @@ import hashlib
 import os
 import ssl
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -189,7 +190,9 @@ async def test_strangers_are_forgotten(runtime: Interpreter, pki: Pki, tmp_path:
         client.hello()
         await client.finish()
         strangers = [Puppet(server, pki) for _ in range(100)]
+        began = time.monotonic()
         sizes = [(len(each.hello()), await each.take(0.02)) for each in strangers]
+        seconds = time.monotonic() - began
         await client.echo(b"between them")
         client.ssl.write(b"state")
         client.transmit()
@@ -197,7 +200,7 @@ async def test_strangers_are_forgotten(runtime: Interpreter, pki: Pki, tmp_path:
         for each in (*strangers, client):
             each.close()
     answers = [(asked, answer) for asked, answer in sizes if answer]
-    assert 1 <= len(answers) <= 60  # at most 30 a second, and this takes above one
+    assert 1 <= len(answers) <= 30 * (seconds + 1)  # at most 30 a second
     for asked, answer in answers:
         assert len(answer) <= asked
         assert answer[13] == 3  # HelloVerifyRequest
