@@ -50,7 +50,9 @@ class FleetStore:
     def __init__(self) -> None:
         self.on_deferred: Callable[[], None] | None = None
         self._deferring = threading.Lock()
-        self._gaps: list[GapRow] = []
+        # By epoch, stream and first number; and of each stream the first number of the newest.
+        self._gaps: dict[tuple[int, int, int], GapRow] = {}
+        self._newest_gap: dict[tuple[int, int], int] = {}
         self._audit: list[AuditRow] = []
         self._offsets: dict[tuple[int, int], int] = {}
 
@@ -105,9 +107,21 @@ class FleetStore:
     # What waits for the next commit
 
     def note_gap(self, device_id: int, epoch_id: int, stream: int, first: int, last: int) -> None:
-        """Note that a device dropped messages ``first`` to ``last``, with the next commit."""
+        """Note that a device dropped messages ``first`` to ``last``, with the next commit.
+
+        One that follows on another that waits becomes a part of it: while the store is away a
+        device whose memory is full gives up message after message, and says so each time.
+        """
         now_ms = time.time_ns() // 1_000_000
-        self._gaps.append((device_id, epoch_id, stream, first, last, now_ms))
+        of = (epoch_id, stream)
+        with self._deferring:
+            newest = self._gaps.get((*of, self._newest_gap.get(of, -1)))
+            if newest is not None and newest[4] + 1 == first:
+                first = newest[3]
+            known = self._gaps.get((*of, first))
+            last = last if known is None else max(last, known[4])
+            self._gaps[(*of, first)] = (device_id, *of, first, last, now_ms)
+            self._newest_gap[of] = first
         self._deferred()
 
     def set_boot(self, device_id: int, boot: int, offset_ms: int) -> None:
@@ -143,14 +157,17 @@ class FleetStore:
 
     def _waiting(self) -> Deferred:
         with self._deferring:
-            offsets = dict(self._offsets)
-        return Deferred(self._gaps[:], self._audit[:], offsets)
+            return Deferred(list(self._gaps.values()), self._audit[:], dict(self._offsets))
 
     def _settle(self, stored: Deferred) -> None:
         """What ``_waiting`` returned, or the begin of it, is on the disk."""
-        del self._gaps[: len(stored.gaps)]
         del self._audit[: len(stored.audit)]
-        with self._deferring:  # a newer offset that came meanwhile stays
+        with self._deferring:  # a gap that grew meanwhile, or a newer offset, stays
+            for gap in stored.gaps:
+                if self._gaps.get(gap[1:4]) == gap:
+                    del self._gaps[gap[1:4]]
+                    if self._newest_gap.get(gap[1:3]) == gap[3]:
+                        del self._newest_gap[gap[1:3]]
             for boot, offset in stored.offsets.items():
                 if self._offsets.get(boot) == offset:
                     del self._offsets[boot]

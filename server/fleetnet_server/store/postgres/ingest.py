@@ -24,7 +24,6 @@ from fleetnet_server.core.relay_ports import Relayed
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.store.answers import apply_answers
 from fleetnet_server.store.fleet_store import Deferred
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect, explained
 from fleetnet_server.store.postgres.dating import (
     date_batch,
@@ -51,6 +50,7 @@ from fleetnet_server.store.postgres.watermarks import (
     Stream,
     columns,
 )
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     import psycopg
@@ -143,8 +143,10 @@ class Ingest:
                 if done.batch is batch:
                     return done.outcome, done.waited
                 # The batch was given up; what waited with it is stored, and heads what waits now.
-                gaps, audit = len(done.waited.gaps), len(done.waited.audit)
-                rest = Deferred(waited.gaps[gaps:], waited.audit[audit:], waited.offsets)
+                known = set(done.waited.gaps)
+                gaps = [gap for gap in waited.gaps if gap not in known]  # one may have grown
+                audit = waited.audit[len(done.waited.audit) :]
+                rest = Deferred(gaps, audit, waited.offsets)
                 outcome, left = self._commit(self._open(), batch, rest)
                 return outcome, _without(waited, left)
         except BaseException as error:
