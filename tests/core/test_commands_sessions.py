@@ -42,6 +42,7 @@ class CommandWorld(World):
         self.flash = flash
         self.is_forgetful = is_forgetful
         self.calls = {}  # id -> (milliseconds that it takes, expires_ms)
+        self.stale = set()  # ids of those that soon are
         self.sent_boot = {}
         self.began = []  # (id, unix ms)
         self.boots = 0
@@ -129,7 +130,10 @@ class CommandWorld(World):
             await self.step()
             if number < 16 and self.time >= 700 * number:
                 # Every fourth is soon stale.
-                self.give("c%d" % number, 300, 400 if number % 4 == 3 else 600_000)
+                name = "c%d" % number
+                if number % 4 == 3:
+                    self.stale.add(name)
+                self.give(name, 300, 400 if name in self.stale else 600_000)
                 number += 1
             if self.time < 30_000 and troubles and dice.chance(2):
                 trouble = troubles[dice.below(len(troubles))](self)
@@ -178,7 +182,9 @@ def check(world):
         elif status == "expired":
             assert name not in names
         else:
-            assert status == "error" and value[0] == "Interrupted", (name, said)
+            # A deadline that has begun runs by the machine's clock, which a slow machine outruns.
+            stopped = ("Interrupted", "Timeout") if name in world.stale else ("Interrupted",)
+            assert status == "error" and value[0] in stopped, (name, said)
     return outcomes
 
 

@@ -5,6 +5,7 @@ from fleetnet.events import Gap
 from fleetnet.frame import MORE, SEQUENCED, decode_ack
 from fleetnet.limits import EARLY_BYTES, WINDOW
 from fleetnet.receiver import Receiver
+from fleetnet.rtt import HASTY_ACKS
 
 FLAGS = SEQUENCED | 3
 
@@ -228,3 +229,23 @@ def test_on_a_stream_an_acknowledgement_has_no_bitmap():
         take(made, seq)
     made.acknowledge(3, 1, 0)
     assert decode_ack(made.ack_payload())[1] == [(3, 1, b"")]
+
+
+def test_haste_lasts_for_so_many_acknowledgements():
+    made, _ = receiver()
+    take(made, 1)
+    take(made, 1)  # a repetition: frames are being lost
+    for seq in range(2, HASTY_ACKS + 1):
+        made.ack_payload()
+        take(made, seq, now=1_000)
+        assert made.ack_due == 1_000 + made.ack_delay_ms // 8, seq
+    made.ack_payload()
+    take(made, HASTY_ACKS + 1, now=1_000)
+    assert made.ack_due == 1_000 + made.ack_delay_ms
+
+
+def test_a_bitmap_has_no_byte_more_than_it_needs():
+    for seq, bitmap in ((8, b"\x80"), (9, b"\x00\x01")):
+        made, _ = receiver()
+        take(made, seq)
+        assert decode_ack(made.ack_payload())[1] == [(3, 0, bitmap)]

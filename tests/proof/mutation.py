@@ -55,13 +55,17 @@ OWN: dict[str, tuple[str, ...]] = {
         _CORE + "session_pair.py",
     ),
     "fleetnet/sender.py": (
-        _CORE + "sender.py", _CORE + "session_rules.py", _CORE + "session_pair.py",
+        _CORE + "sender_bounds.py", _CORE + "sender.py", _CORE + "session_rules.py",
+        _CORE + "session_pair.py",
     ),
-    "fleetnet/session.py": (_CORE + "session_rules.py", _CORE + "session_pair.py"),
+    "fleetnet/session.py": (
+        _CORE + "session_bounds.py", _CORE + "session_hears.py", _CORE + "session_rules.py",
+        _CORE + "session_pair.py",
+    ),
     "server/fleetnet_server/store/batch.py": (
         _STORE + "batch.py", _STORE + "sqlite.py", _STORE + "ordering.py",
     ),
-    "server/fleetnet_server/store/known.py": (_STORE + "batch.py", _STORE + "compaction.py"),
+    "server/fleetnet_server/store/known.py": (_STORE + "batch.py",),
     "server/fleetnet_server/identity/policy.py": ("tests/server/identity/test_policy.py",),
     "server/fleetnet_server/core/policing.py": (
         "tests/server/core/test_pace.py", "tests/server/core/test_policing.py",

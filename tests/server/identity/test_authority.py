@@ -19,10 +19,10 @@ from cryptography.x509.oid import NameOID
 from fleetnet.errors import CredentialError
 from fleetnet.ports import port
 from fleetnet_server.app import Backend
-from fleetnet_server.cli.device import add_device
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
+from fleetnet_server.device_bundles import add_device
 from fleetnet_server.errors import FolderError, IdentityError
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity import pki, rollover
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.key_types import KEY_TYPES, key_to_der, make_key, name_of_key

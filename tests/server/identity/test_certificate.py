@@ -9,9 +9,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from fleetnet.errors import CertificateExpired, LinkClosed
 from fleetnet_server.errors import IdentityError
 from fleetnet_server.identity import pki
-from fleetnet_server.identity.certificate import device_name
+from fleetnet_server.identity.certificate import device_name, refused_name
 
 PREFIX = "urn:fleetnet:device:"
 
@@ -72,3 +73,13 @@ def test_damaged_certificates_raise_one_error_only() -> None:
         except IdentityError:
             refused += 1
     assert refused > 100
+
+
+def test_whose_date_failed_a_handshake() -> None:
+    expired = CertificateExpired("ended in 2020")
+    assert refused_name(expired) is None, "nobody was proved"
+    expired.certificate = certificate(PREFIX + "cam-1")
+    assert refused_name(expired) == "cam-1"
+    expired.certificate = certificate()
+    assert refused_name(expired) is None, "our CA's, and no device's"
+    assert refused_name(LinkClosed("it hung up")) is None

@@ -92,7 +92,7 @@ def test_names() -> None:
     assert "x" not in Names([])
     for number in range(5000):  # a device that invents channels fills no memory
         assert f"n{number}" not in names
-    assert len(names._known) <= 1024
+        assert len(names._known) <= 1024
     assert "door" in names and names._known["door"]  # it is looked up once
     assert repr(names) == "Names(['temp*', 'door'])"
     assert hash(names) == hash(Names(["temp*", "door"])) != hash(Names(["door"]))
@@ -129,11 +129,11 @@ def test_a_change_counts_when_the_file_rests(tmp_path: Path) -> None:
     path = write(tmp_path, "[group.a]\nmax_rate = 1\n")
     file = PolicyFile(tmp_path)
     assert file.problem == ""
-    assert not file.refresh()
+    assert file.refresh() is False
     path.write_text("")  # an editor begins to write
-    assert not file.refresh()
+    assert file.refresh() is False
     path.write_text("[group.a]\nmax_rate = 2\n")
-    assert not file.refresh()
+    assert file.refresh() is False
     assert file.refresh()
     assert file.policy.rules("a") == Rules(max_rate=2.0)
     kept = file.policy
@@ -147,14 +147,14 @@ def test_a_broken_or_missing_file_keeps_the_old_rules(tmp_path: Path) -> None:
     path = write(tmp_path, "[group.a]\nmax_rate = 1\n")
     file = PolicyFile(tmp_path)
     path.write_text("[group.a]\nmax_rat = 2\n")
-    assert not any(file.refresh() for _ in range(3))
+    assert [file.refresh() for _ in range(3)] == [False] * 3
     assert "max_rate" in file.problem
     path.unlink()
-    assert not any(file.refresh() for _ in range(3))
-    assert "is gone" in file.problem
+    assert [file.refresh() for _ in range(3)] == [False] * 3
+    assert "is gone: put it back" in file.problem
     assert file.policy.rules("a") == Rules(max_rate=1.0)
     path.write_text("")
-    assert any([file.refresh(), file.refresh()])
+    assert [file.refresh(), file.refresh()] == [False, True]
     assert file.problem == ""
     assert file.policy == Policy()
 
