@@ -144,6 +144,11 @@ class Settings(BaseSettings):
     def store_place(self, folder: Path) -> StorePlace:
         """Return where the store is. Raises ConfigError: `store` is a URL that is none."""
         if self.has_store_file:
+            if "://" in self.store:
+                raise ConfigError(
+                    f"store: {self.store!r} is no kind of store: write the name of a file, "
+                    "or postgresql://[USER@]HOST[:PORT]/DATABASE"
+                )
             return folder / self.store
         return postgres_place(self.store, folder)
 

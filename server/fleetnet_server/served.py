@@ -4,6 +4,7 @@ The server holds a lock on the file while it lives, however it ends, and writes 
 its real ports there. Every layer may import this module.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -133,10 +134,14 @@ def why_no_port(
     # asyncio puts a sentence of its own around the system's; getaddrinfo's numbers are negative.
     code = error.errno or 0
     text = os.strerror(code) if code > 0 else error.strerror or str(error)
-    return (
-        f"{name} port {number} of {bind} cannot be had: {text}",
-        f"stop what has it, or choose another {key}",
-    )
+    remedy = f"stop what has it, or choose another {key}"
+    if code == errno.EADDRNOTAVAIL or code <= 0:
+        # Not the port: this machine has no such address, or no name server knows the name.
+        setting = "web_bind" if key == "web_port" else "bind"
+        remedy = f"{setting} has to be an address of this machine (`ip address` lists them)"
+    elif code in (errno.EACCES, errno.EPERM):
+        remedy = f"ports below 1024 are for root: choose another {key}"
+    return f"{name} port {number} of {bind} cannot be had: {text}", remedy
 
 
 def port_error(bind: str, key: str, number: int, error: OSError, name: str = "TCP") -> ConfigError:

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives import serialization
 
 from end_to_end.fleet import free_port
 from fleetnet.frame import LOG, READINGS
-from fleetnet_server.cli.device import add_device
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import load_settings
 from fleetnet_server.core.blob_ports import BlobRow
 from fleetnet_server.core.bodies import Message, inspect_body
+from fleetnet_server.device_bundles import add_device
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity import pki
 from fleetnet_server.identity.crl import Revoked, make_crl
 from fleetnet_server.sim.interpreters import device_environment

@@ -10,7 +10,6 @@ import click
 from fleetnet_server.bench import machine
 from fleetnet_server.bench.measure import SESSIONS, WARM_SESSIONS, Bench, LinkFigures
 from fleetnet_server.bench.sizing import Size, size_of
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.cli.output import (
     Advance,
     json_option,
@@ -19,6 +18,7 @@ from fleetnet_server.cli.output import (
     progress,
 )
 from fleetnet_server.config import Settings, load_settings
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.sim.bundles import make_bundles
 
 # Beside the sessions: each process of the load may open one more than its share.

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives import hashes
 
 from fleetnet.errors import CredentialError
 from fleetnet_server.cli.actor import actor
-from fleetnet_server.cli.init import create_credentials, refuse_registered, server_hosts
 from fleetnet_server.cli.output import flat, json_option, print_json, print_result
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import FolderError
+from fleetnet_server.fleet_folder import create_credentials, refuse_registered, server_hosts
 from fleetnet_server.identity import crl, imported, rollover
 from fleetnet_server.identity.authority import DEFAULT_NAME, Authority
 from fleetnet_server.identity.constraints import permitted

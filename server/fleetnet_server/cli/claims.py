@@ -13,7 +13,7 @@ from fleetnet_server.cli.actor import actor
 from fleetnet_server.cli.completing import complete_device
 from fleetnet_server.cli.output import format_time, json_option, print_json
 from fleetnet_server.config import Settings, load_settings
-from fleetnet_server.errors import ConfigError, FolderError, StoreError
+from fleetnet_server.errors import ConfigError, FolderError, unknown_device
 from fleetnet_server.identity.bundle import claim_config
 from fleetnet_server.identity.files import (
     make_private_folder,
@@ -98,7 +98,7 @@ def renew(folder: Path, names: tuple[str, ...], is_all: bool, as_json: bool) -> 
         found = store.devices() if is_all else [store.lookup(name) for name in names]
         for name, device in zip(names, found, strict=False):
             if device is None:
-                raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
+                raise unknown_device(name)
         devices = [device for device in found if device is not None]
         _say_who_cannot(store, devices)
         IdentityTable(store).ask(devices, actor())

@@ -54,7 +54,7 @@ async def _show(run: Demo, console: Console) -> bool:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, run.stop)
-    if not console.is_terminal:
+    if not console.is_interactive:
         return await run.run(lambda: None)
     began = time.monotonic()
     with Live(console=console, refresh_per_second=4, transient=True) as live:

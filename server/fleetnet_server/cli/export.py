@@ -21,9 +21,9 @@ from fleetnet_server.cli.output import (
 from fleetnet_server.cli.query import SUMMED_UP
 from fleetnet_server.cli.times import selection_options
 from fleetnet_server.config import load_settings
-from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.selection import Selection, device_names, select
 from fleetnet_server.store.summaries import has_sums
+from fleetnet_server.store_place import StorePlace
 from fleetnet_server.wording import counted
 
 # The bar moves after so many readings.

@@ -14,7 +14,7 @@ from fleetnet_server.cli.actor import actor
 from fleetnet_server.cli.completing import complete_device
 from fleetnet_server.cli.output import format_time, json_option, print_json, print_table
 from fleetnet_server.config import load_settings
-from fleetnet_server.errors import FolderError, StoreError
+from fleetnet_server.errors import FolderError, unknown_device
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.certificate import public_key_hash
 from fleetnet_server.identity.files import (
@@ -81,7 +81,7 @@ def list_hubs(folder: Path, name: str | None, as_json: bool) -> None:
     """List hubs and their sensors, and when each last came through its hub."""
     with open_store(load_settings(folder).store_place(folder)) as store:
         if name is not None and store.lookup(name) is None:
-            raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
+            raise unknown_device(name)
         found = HubTable(store).assignments(name)
     if as_json:
         print_json([each._asdict() for each in found])
@@ -115,7 +115,7 @@ def cert(folder: Path, name: str, hosts: tuple[str, ...], as_json: bool) -> None
     settings = load_settings(folder)
     with open_store(settings.store_place(folder)) as store:
         if store.lookup(name) is None:
-            raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
+            raise unknown_device(name)
     authority = Authority.load(folder)
     if authority.issuing_certificate != authority.bundle_anchor:
         raise FolderError(

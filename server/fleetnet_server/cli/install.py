@@ -224,7 +224,11 @@ def _progress() -> Iterator["Progress"]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     columns = (BarColumn(), DownloadColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    if not console.is_interactive:  # TERM=dumb: rich shows no bar, and an empty line for it
+        yield lambda text, done, total: None
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("connecting", total=None)
         yield lambda text, done, total: bar.update(
             task, description=text[-60:], completed=done, total=total or None

@@ -5,6 +5,7 @@
 
 import errno
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,11 @@ class LazyGroup(click.Group):
                 # One width for all sections: their texts stand below one another.
                 formatter.write_dl([(f"{name:{widest}}", COMMANDS[name][1]) for name in names])
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """See click; a standard stream that the caller closed (`>&-`) leads nowhere."""
+        _open_streams()
+        return super().main(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -143,8 +149,31 @@ class LazyGroup(click.Group):
                 raise click.ClickException(plain(str(error))) from error
             if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
                 where = f": {error.filename}" if error.filename else ""
-                raise click.ClickException(plain(f"{error.strerror}{where}")) from error
+                remedy = _REMEDIES.get(error.errno or 0, "")
+                raise click.ClickException(plain(f"{error.strerror}{where}{remedy}")) from error
             raise
+
+
+_REMEDIES = {
+    errno.EACCES: "; run this as the user that it belongs to",
+    errno.EPERM: "; run this as the user that it belongs to",
+    errno.EROFS: "; the file system is mounted read-only",
+    errno.ENOSPC: "; make room on the disk that this was written to",
+    errno.EDQUOT: "; make room: this user's share of the disk is used up",
+}
+
+
+def _open_streams() -> None:
+    """Open the standard streams that are closed: Python has None in their place, nobody asks.
+
+    Else the next file that is opened, a store perhaps, would be what a library prints to.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 def _explain_missing(error: ModuleNotFoundError, command: str) -> Exception:

@@ -20,7 +20,7 @@ from fleetnet_server.bridge.settings import (
 )
 from fleetnet_server.cli.output import FAILURE, format_time, json_option, print_json, print_table
 from fleetnet_server.config import load_settings
-from fleetnet_server.errors import ConfigError, StoreError
+from fleetnet_server.errors import ConfigError, StoreError, unknown_device
 from fleetnet_server.store.opening import open_store
 from fleetnet_server.store.outbox import forget, open_outbox, places
 
@@ -47,7 +47,8 @@ def check(folder: Path, as_json: bool) -> None:
         if as_json:
             print_json({"broker": place, "ok": False, "error": text})
             raise SystemExit(FAILURE) from None
-        raise click.ClickException(f"{place}: {text}") from None
+        remedy = _UNREACHED if "[Errno " in text else ""
+        raise click.ClickException(f"{place}: {text}{remedy}") from None
     if as_json:
         print_json({"broker": f"{broker.host}:{broker.port}", "ok": True, **found})
         return
@@ -59,6 +60,9 @@ def check(folder: Path, as_json: bool) -> None:
     )
     for name, topic in _topics(settings):
         click.echo(f"{name}: {topic}")
+
+
+_UNREACHED = ": is the broker running, are host and port of mqtt.toml right?"
 
 
 @mqtt.command()
@@ -95,8 +99,8 @@ def show_discovery(folder: Path, device: str | None, as_json: bool) -> None:
     settings = _settings(folder)
     with open_store(load_settings(folder).store_place(folder)) as store:
         names = [one.name for one in store.devices() if device in (None, one.name)]
-        if not names:
-            raise StoreError(f"device {device!r} is not registered: see `fleetnet device list`")
+        if device is not None and not names:
+            raise unknown_device(device)
         outbox = open_outbox(store, settings.broker.name)
         known = outbox.channels()
         outbox.close()

@@ -112,8 +112,8 @@ def _write_lines(lines: Iterable[str]) -> None:
 
 
 def no_color() -> bool:
-    """Say whether the environment forbids colours: NO_COLOR is there and not empty."""
-    return bool(os.environ.get("NO_COLOR"))
+    """Say whether colours are not wanted: NO_COLOR is not empty, or the terminal knows none."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 @contextmanager
@@ -133,7 +133,11 @@ def progress(text: str) -> Iterator[Advance]:
         TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
         Remaining(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    if not console.is_interactive:  # TERM=dumb: rich shows no bar, and an empty line for it
+        yield lambda share, note: None
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(text, total=1.0, note="")
         yield lambda share, note: bar.update(task, completed=min(1.0, share), note=note)
 

@@ -12,7 +12,7 @@ from fleetnet_server.cli.actor import actor
 from fleetnet_server.cli.completing import complete_device
 from fleetnet_server.cli.output import format_time, json_option, print_json, print_table
 from fleetnet_server.config import load_settings
-from fleetnet_server.errors import FolderError, StoreError
+from fleetnet_server.errors import FolderError, StoreError, unknown_device
 from fleetnet_server.identity.bundle import bundle_config
 from fleetnet_server.identity.files import (
     make_private_folder,
@@ -193,7 +193,7 @@ def _secret(folder: Path, table: PskTable) -> bytes:
 def _device(store: Store, name: str) -> Device:
     found = store.lookup(name)
     if found is None:
-        raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
+        raise unknown_device(name)
     return found
 
 

@@ -24,7 +24,7 @@ from fleetnet_server.cli.output import (
 )
 from fleetnet_server.cli.whereabouts import Whereabouts
 from fleetnet_server.config import load_settings
-from fleetnet_server.errors import ConfigError, StoreError
+from fleetnet_server.errors import ConfigError, unknown_device
 from fleetnet_server.identity.policy import load_policy
 from fleetnet_server.identity.registry import (
     DEFAULT_GROUP,
@@ -105,7 +105,7 @@ def show(folder: Path, name: str, as_json: bool) -> None:
     with open_store(load_settings(folder).store_place(folder)) as store:
         device = store.lookup(name)
         if device is None:
-            raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
+            raise unknown_device(name)
         found = _describe(store, device)
         certificates = store.registry.certificates(device.id)
     if as_json:

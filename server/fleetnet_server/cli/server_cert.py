@@ -7,10 +7,10 @@ import click
 
 from fleetnet.errors import CredentialError
 from fleetnet_server.cli.actor import actor
-from fleetnet_server.cli.init import server_hosts
 from fleetnet_server.cli.output import format_time, json_option, print_json
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import FolderError
+from fleetnet_server.fleet_folder import server_hosts
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.audit_rows import add_audit

@@ -226,7 +226,7 @@ async def _show(simulation: Simulation, console: Console) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, simulation.stop)
-    if not console.is_terminal:
+    if not console.is_interactive:
         await simulation.run(lambda: None)
         return
     with Live(console=console, refresh_per_second=4, transient=True) as live:

@@ -21,8 +21,8 @@ from fleetnet_server.errors import FolderError
 from fleetnet_server.served import is_served
 from fleetnet_server.store.backup import make_backup
 from fleetnet_server.store.inventory import Inventory, take_inventory
-from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.restore import restore_backup
+from fleetnet_server.store_place import StorePlace
 from fleetnet_server.wording import counted
 
 _MIB = 1 << 20

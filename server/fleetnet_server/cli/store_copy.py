@@ -11,8 +11,7 @@ from fleetnet_server.config import load_settings
 from fleetnet_server.served import take_lock
 from fleetnet_server.store.copy_verifying import Verified
 from fleetnet_server.store.copying import Copied, copy_store
-from fleetnet_server.store.places import StorePlace
-from fleetnet_server.store_place import is_postgres, postgres_place
+from fleetnet_server.store_place import StorePlace, is_postgres, postgres_place
 
 
 @click.command()

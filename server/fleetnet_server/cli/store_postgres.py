@@ -9,7 +9,7 @@ from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.store import schema
 from fleetnet_server.store.opening import open_store
-from fleetnet_server.store.places import PostgresPlace
+from fleetnet_server.store_place import PostgresPlace
 
 _USER = click.option(
     "--user",

@@ -108,7 +108,9 @@ def read_private_key(data: bytes, whose: str) -> PrivateKey:
             f"{whose} is encrypted: decrypt it first, `fleetnet cert convert KEY PLAIN`"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise CredentialError(f"{whose} cannot be read as a private key, DER or PEM") from None
+        raise CredentialError(
+            f"{whose} cannot be read as a private key, DER or PEM: copy it again"
+        ) from None
     check_public_key(key.public_key(), whose)
     assert isinstance(key, PrivateKey)
     return key

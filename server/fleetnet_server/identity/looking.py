@@ -55,7 +55,9 @@ def look_at(host: str, port: int, name: str | None = None, timeout_s: float = 10
         raise Unreachable(f"{where} does not answer: a firewall, or another address?") from None
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise Unreachable(f"{where} cannot be reached: {reason}") from error
+        raise Unreachable(
+            f"{where} cannot be reached: {reason}: is the server running, are host and port right?"
+        ) from error
     with sock:
         connection = _client(sock, name or host)
         note = _shake_hands(connection, sock, deadline, where)

@@ -157,7 +157,7 @@ class PolicyFile:
             return False
         self._seen = fresh
         if fresh is None:
-            self.problem = f"{self._path} is gone: what it said stays in force"
+            self.problem = f"{self._path} is gone: put it back, or restart without a policy"
             return False
         try:
             policy = load_policy(self._folder)

@@ -98,6 +98,10 @@ class DtlsListener(DtlsSocket):
         self.acceptor.admit = self._admit
         self.acceptor.settled = self.door.leave
 
+    def use_timeout(self, handshake_timeout_s: float) -> None:
+        """Give new handshakes so long."""
+        self.acceptor.handshake_timeout_s = handshake_timeout_s
+
     def _admit(self, address: Address) -> bool:
         return self.door.enter(address, address[0], lambda: self.acceptor.abandon(address))
 

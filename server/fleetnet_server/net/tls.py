@@ -4,11 +4,15 @@ import asyncio
 import socket
 from typing import cast
 
+import structlog
+
 from fleetnet.errors import FleetError, LinkClosed
 from fleetnet.ports.openssl_context import Context
 from fleetnet.ports.openssl_protocol import SecureProtocol
 from fleetnet_server.core.transport import Accept, LinkHandler, Refused
 from fleetnet_server.net.admission import Admission, Door
+
+_log = structlog.get_logger("fleetnet.tls")
 
 # Bytes waiting for a device that does not read; acknowledgements are some 10 B each, so a
 # device that far behind is dead or hostile.
@@ -32,7 +36,8 @@ class TlsConnection(SecureProtocol):
         super().__init__(listener.context, None, listener.handshake_timeout_s)
         self._listener = listener
         self._handler: LinkHandler | None = None
-        self._turn = 0
+        self._turn = 0  # bytes of this turn: 0 until the first one has come, never after that
+        self._is_displaced = False
         self.address: tuple[str, int] = ("?", 0)
 
     @property
@@ -54,6 +59,7 @@ class TlsConnection(SecureProtocol):
 
     def _displaced(self) -> None:
         """Another address got this handshake's place."""
+        self._is_displaced = True
         error = LinkClosed("handshake not finished while others waited for its place")
         self._finish(error)
         self.abort()
@@ -101,6 +107,10 @@ class TlsConnection(SecureProtocol):
         self._handler = None
         if handler is not None:
             handler.link_lost(error)
+        elif not self._turn and not self._is_displaced and isinstance(error, LinkClosed):
+            # A balancer's health check, a port scan, `fleetnet doctor`: nothing was refused.
+            self._listener.probe_count += 1
+            _log.debug("connection closed before its first byte", address=self.address[0])
         elif error is not None:
             self._listener.refused_count += 1
             self._listener.refused(self.kind, self.address, error)
@@ -136,6 +146,7 @@ class TlsListener:
     Attributes:
         door: places for handshakes under way, with counters of its own.
         half_open, handshakes, refused_count, overloaded: counters.
+        probe_count: connections that their clients closed before the first byte.
         connections: those with a socket, lingering ones included.
     """
 
@@ -156,6 +167,7 @@ class TlsListener:
         self.door = Door(max_handshakes, admission)
         self.handshakes = 0
         self.refused_count = 0
+        self.probe_count = 0
         self.connections: set[TlsConnection] = set()
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -191,6 +203,10 @@ class TlsListener:
     def use(self, context: Context) -> None:
         """Give new connections another context; the others keep theirs."""
         self.context = context
+
+    def use_timeout(self, handshake_timeout_s: float) -> None:
+        """Give new handshakes so long."""
+        self.handshake_timeout_s = handshake_timeout_s
 
     def stop_accepting(self) -> None:
         """Take no new connections; the others go on."""

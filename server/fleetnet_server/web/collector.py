@@ -16,12 +16,12 @@ from fleetnet import __version__, errors
 from fleetnet.reasons import REASONS
 from fleetnet_server.core.events import KINDS
 from fleetnet_server.core.presence import HANDSHAKE_REASONS
+from fleetnet_server.core.transport import LINKS
 from fleetnet_server.web.auth import Gate
 from fleetnet_server.web.looked_up import LookedUp
 from fleetnet_server.web.ports import Bridge, Node, Running, Workers
 from fleetnet_server.web.requests import Lag, Requests
 
-_LINKS = ("tls", "dtls")
 _ENDS = ("ok", "error", "unknown", "expired", "lost")
 
 # The names of the reason codes: labels are words, not sentences.
@@ -68,8 +68,8 @@ class Collector:
 
     def _sessions(self) -> Iterator[Metric]:
         presence = self._running.presence
-        none = dict.fromkeys(_LINKS, 0)
-        online = {link: presence.online.get(link, 0) for link in (*_LINKS, "hub")}
+        none = dict.fromkeys(LINKS, 0)
+        online = {link: presence.online.get(link, 0) for link in (*LINKS, "hub")}
         yield _gauge("fleetnet_sessions", "Open sessions.", online, "link")
         yield _counter("fleetnet_sessions_opened", "Sessions opened.", presence.opened_count)
         yield _counter("fleetnet_sessions_ended", "Sessions ended.", presence.ended_count)
@@ -83,7 +83,7 @@ class Collector:
         failed = CounterMetricFamily(
             "fleetnet_handshakes_refused", "Handshakes that failed.", labels=("link", "reason")
         )
-        for link in _LINKS:
+        for link in LINKS:
             for reason in HANDSHAKE_REASONS:
                 failed.add_metric((link, reason), presence.handshakes_refused[link, reason])
         yield failed

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetnet_server.cli.init import create_fleet
+from fleetnet_server.fleet_folder import create_fleet
 
 
 @pytest.fixture

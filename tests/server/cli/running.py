@@ -28,10 +28,16 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}
 
 
+def tried(*arguments: object, text: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, whatever comes of it; ``text`` is its standard input."""
+    return forked.run(arguments, environment(**more), text)
+
+
 def fleetnet(
     *arguments: object, code: int = 0, text: str = "", **more: str
 ) -> subprocess.CompletedProcess[str]:
-    done = forked.run(arguments, environment(**more), text)
+    """Run a command that ends with ``code``."""
+    done = tried(*arguments, text=text, **more)
     assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
     return done
 
@@ -45,7 +51,7 @@ def on_a_terminal(*arguments: object, code: int = 0, **more: str) -> str:
         process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             stdin=inner, stdout=inner, stderr=inner,
-            env=environment(TERM="xterm-256color", **more),
+            env=environment(**{"TERM": "xterm-256color", **more}),
         )  # fmt: skip
         deadline = time.monotonic() + 60
         while True:

@@ -16,7 +16,7 @@ from fleetnet_server.cli.anchor import split_target
 from fleetnet_server.cli.main import main
 from fleetnet_server.identity.inspecting import fingerprint, pin_of
 from interpreters import Interpreter, interpreters
-from server.cli.test_commands import COMMAND, environment
+from server.cli.running import COMMAND, environment
 from server.identity.chains import Party, authority, chain_pem, server
 from server.identity.openssl import openssl
 from server.identity.tls_peer import connects, tls_peer

@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from fleetnet_server.cli.device import add_device
 from fleetnet_server.config import load_settings
+from fleetnet_server.device_bundles import add_device
 from fleetnet_server.identity import pki
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.sqlite import SqliteStore
-from server.cli.test_commands import fleetnet
+from server.cli.running import tried
 from server.identity.openssl import openssl, verify
 
 
 def ok(folder: Path, *arguments: object) -> str:
-    answer = fleetnet("-C", folder, "ca", *arguments)
+    answer = tried("-C", folder, "ca", *arguments)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
 
 def refused(folder: Path, *arguments: object) -> str:
-    answer = fleetnet("-C", folder, "ca", *arguments)
+    answer = tried("-C", folder, "ca", *arguments)
     assert answer.returncode == 1, answer
     assert "Traceback" not in answer.stderr
     return answer.stderr
@@ -39,14 +39,14 @@ def shown(folder: Path) -> dict[str, object]:
 @pytest.fixture
 def fleet(tmp_path: Path) -> Path:
     folder = tmp_path / "fleet"
-    assert fleetnet("init", folder, "--host", "fleet.example").returncode == 0
+    assert tried("init", folder, "--host", "fleet.example").returncode == 0
     return folder
 
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
     folder = tmp_path / "fleet"
-    assert fleetnet("init", folder, "--no-ca", "--host", "fleet.example").returncode == 0
+    assert tried("init", folder, "--no-ca", "--host", "fleet.example").returncode == 0
     return folder
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.cli.main import main
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.claims import ClaimTable
 from fleetnet_server.store.identities import IdentityTable

@@ -165,6 +165,37 @@ def test_a_pipe_that_closes_early_is_quiet(empty: Path, arguments: str) -> None:
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
+def test_streams_that_are_closed_or_full(empty: Path) -> None:
+    """`>&-` in a shell, and a disk without room: no traceback, and nothing in the store."""
+    fleetnet("-C", empty, "device", "add", "cam-1")
+    before = (empty / "fleet.db").read_bytes()
+    for streams, code, words in (
+        (">&- 2>&- <&-", 0, ""),
+        ("2>&1 >/dev/full", 1, "Error: No space left on device; make room on the disk"),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", f"{' '.join(COMMAND)} -C {empty} device list {streams}"],
+            capture_output=True, text=True, timeout=60, env=environment(),
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (code, ""), done
+        assert done.stdout.startswith(words) and "Traceback" not in done.stdout
+    assert (empty / "fleet.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments", ["device list", "device add cam-1", "query", "audit", "serve"]
+)
+def test_a_store_that_is_gone_is_not_replaced_by_an_empty_one(empty: Path, arguments: str) -> None:
+    (empty / "fleet.db").unlink()
+    said = fleetnet("-C", empty, *arguments.split(), code=1).stderr
+    assert "no store at" in said and "`fleetnet -C NEW store restore FILE`" in said
+    assert not (empty / "fleet.db").exists()
+    (empty / "fleet.db").touch()
+    said = fleetnet("-C", empty, *arguments.split(), code=1).stderr
+    assert "is an empty file" in said and "`fleetnet -C NEW store restore FILE`" in said
+    assert not (empty / "fleet.db").stat().st_size
+
+
 # -- completion ----------------------------------------------------------------------------
 
 

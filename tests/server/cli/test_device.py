@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from server.cli.test_device_commands import fleetnet
+from server.cli.running import fleetnet
 
 
 @pytest.fixture(scope="module")

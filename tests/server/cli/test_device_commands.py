@@ -9,22 +9,14 @@ from pathlib import Path
 
 import pytest
 
-import forked
 from fleetnet.commands import encode_config_state, encode_log, encode_result
 from fleetnet.frame import CONFIG_STATE, LOG, RESULT
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.served import take_lock
 from fleetnet_server.store.sqlite import SqliteStore
-from server.cli.running import environment
+from server.cli.running import COMMAND, fleetnet
 
 NOW = 1_800_000_000_000
-COMMAND = [sys.executable, "-m", "fleetnet_server.cli.main"]
-
-
-def fleetnet(*arguments: object, code: int = 0, text: str = "") -> subprocess.CompletedProcess[str]:
-    done = forked.run(arguments, environment(), text)
-    assert done.returncode == code, (arguments, done.stdout, done.stderr)
-    return done
 
 
 @pytest.fixture
@@ -116,6 +108,9 @@ def test_config(fleet: Path) -> None:
     assert (whole["version"], whole["state"], whole["reported"]) == (2, "applied", {"rate": 5})
     assert "applied, reported" in fleetnet("-C", fleet, "config", "get", "cam-1").stderr
     fleetnet("-C", fleet, "config", "set", "cam-1", "-", text="[]", code=2)
+    large = json.dumps({"x": "y" * 20_000})
+    said = fleetnet("-C", fleet, "config", "set", "cam-1", "-", text=large, code=2).stderr
+    assert "limit 16384 B: " in said and "make it shorter" in said and "blob" not in said
     fleetnet("-C", fleet, "config", "set", "nobody", "-", text="{}", code=1)
 
 

@@ -259,6 +259,17 @@ def test_a_bar_on_a_terminal_and_silence_elsewhere(empty: Path, tmp_path: Path) 
     assert fleetnet("-C", empty, "export", tmp_path / "y.csv").stderr == ""
 
 
+def test_a_terminal_that_knows_nothing_gets_no_bar_and_no_codes(
+    empty: Path, tmp_path: Path
+) -> None:
+    put(empty, "cam-1", *(("temp", ms, ms) for ms in range(20)))
+    file = tmp_path / "x.csv"
+    assert on_a_terminal("-C", empty, "export", file, TERM="dumb") == f"{file}: 20 readings.\r\n"
+    for shown in ("query", "plot cam-1 temp"):
+        text = on_a_terminal("-C", empty, *shown.split(), TERM="dumb")
+        assert "\x1b" not in text and not text.startswith("\r")
+
+
 @pytest.mark.parametrize("extra", [(), ("--every", "1h")])
 def test_times_beyond_every_date_find_nothing_or_everything(
     fleet: Path, extra: tuple[str, ...]

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
 
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.cli.main import main
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.store.audit import AuditTable
 from fleetnet_server.store.hubs import HubTable
 from fleetnet_server.store.sqlite import SqliteStore

@@ -10,9 +10,9 @@ from typing import Any
 import click
 import pytest
 
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.cli.main import main
 from fleetnet_server.core.blob_ports import BlobRow
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity import pki
 from fleetnet_server.store.blobs import _insert, content_path
 from fleetnet_server.store.outbox import Outbox

@@ -53,7 +53,8 @@ def test_check_says_what_is_wrong(empty: Path, broker: Mosquitto) -> None:
     assert not found["ok"] and "certificate verify failed" in found["error"]
     broker.kill()
     write(empty, broker.plain)
-    assert "refused" in fleetnet("-C", empty, "mqtt", "check", code=1).stderr
+    said = fleetnet("-C", empty, "mqtt", "check", code=1).stderr
+    assert "refused: is the broker running" in said
 
 
 def test_serve_refuses_a_broken_file(empty: Path) -> None:
@@ -80,6 +81,7 @@ def test_show_and_forget(empty: Path) -> None:
 
 def test_discovery(empty: Path) -> None:
     write(empty, 1883, HOME)
+    assert json.loads(fleetnet("-C", empty, "mqtt", "discovery", "--json").stdout) == {}
     put(empty, "cam-1", ("temp", 0, 1))
     put(empty, "cam-2", ("door", 0, True))
     found = json.loads(fleetnet("-C", empty, "mqtt", "discovery", "--json").stdout)

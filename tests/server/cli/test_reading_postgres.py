@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.cli.main import main
 from fleetnet_server.config import load_settings
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.store.outbox import open_outbox
 from server.cli.running import COMMAND, NOW, environment
 from server.cli.test_conventions import complete

@@ -9,7 +9,7 @@ import pytest
 
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.sqlite import SqliteStore
-from server.cli.test_commands import fleetnet
+from server.cli.running import tried
 
 YEAR_MS = 365 * 86_400_000
 
@@ -17,8 +17,8 @@ YEAR_MS = 365 * 86_400_000
 @pytest.fixture
 def fleet(tmp_path: Path) -> Path:
     folder = tmp_path / "fleet"
-    assert fleetnet("init", folder, "--host", "fleet.example").returncode == 0
-    assert fleetnet("-C", folder, "device", "add", "cam-1").returncode == 0
+    assert tried("init", folder, "--host", "fleet.example").returncode == 0
+    assert tried("-C", folder, "device", "add", "cam-1").returncode == 0
     return folder
 
 
@@ -39,7 +39,7 @@ def audited(folder: Path) -> list[tuple[str, str]]:
 
 
 def test_list_says_when_everything_ends(fleet: Path) -> None:
-    listed = fleetnet("-C", fleet, "cert", "list")
+    listed = tried("-C", fleet, "cert", "list")
     rows = [line.split("\t") for line in listed.stdout.splitlines()]
     assert [row[2] for row in rows] == sorted(row[2] for row in rows)
     assert [(kind, name, level) for kind, name, _, level in rows[2:]] == [
@@ -51,27 +51,27 @@ def test_list_says_when_everything_ends(fleet: Path) -> None:
         ("server", "fleet.example", "ok"),
     ]
     assert rows[1][2][:4] == time.strftime("%Y", time.gmtime(time.time() + 825 * 86_400))
-    assert fleetnet("-C", fleet, "cert", "list", "--soon").stdout == ""
+    assert tried("-C", fleet, "cert", "list", "--soon").stdout == ""
     with SqliteStore(fleet / "fleet.db") as store:
         device = store.add_device("old")
         store.add_certificate(device.id, 1, time.time_ns() // 1_000_000 - 5)
-    (soon,) = json.loads(fleetnet("-C", fleet, "cert", "list", "--soon", "--json").stdout)
+    (soon,) = json.loads(tried("-C", fleet, "cert", "list", "--soon", "--json").stdout)
     assert (soon["kind"], soon["name"], soon["level"]) == ("device", "old", "expired")
 
 
 def test_list_works_before_there_is_a_ca(tmp_path: Path) -> None:
     folder = tmp_path / "fleet"
-    assert fleetnet("init", folder, "--no-ca").returncode == 0
-    listed = fleetnet("-C", folder, "cert", "list")
+    assert tried("init", folder, "--no-ca").returncode == 0
+    listed = tried("-C", folder, "cert", "list")
     assert (listed.returncode, listed.stdout) == (0, "")
-    refused = fleetnet("-C", folder, "cert", "server")
+    refused = tried("-C", folder, "cert", "server")
     assert refused.returncode == 1
     assert "`fleetnet ca init`" in refused.stderr
 
 
 def test_a_new_certificate_for_the_same_key(fleet: Path) -> None:
     before = ServerKeys(fleet)
-    done = fleetnet("-C", fleet, "cert", "server", "--json")
+    done = tried("-C", fleet, "cert", "server", "--json")
     answer = json.loads(done.stdout)
     after = ServerKeys(fleet)
     assert answer == {
@@ -91,29 +91,29 @@ def test_what_is_damaged_beside_the_key_is_made_anew(fleet: Path) -> None:
     before = ServerKeys(fleet)
     for name in ("cert.der", "chain.pem", "next-key.der"):
         (fleet / "server" / name).write_bytes(b"damaged")
-        done = fleetnet("-C", fleet, "cert", "server")
+        done = tried("-C", fleet, "cert", "server")
         assert done.returncode == 0
         assert f"{name}" in done.stderr
         after = ServerKeys(fleet)
         assert (after.key, after.hosts) == (before.key, before.hosts)
     assert after.pins()[1] != before.pins()[1]
     (fleet / "server" / "cert.der").unlink()
-    assert fleetnet("-C", fleet, "cert", "server").returncode == 0
+    assert tried("-C", fleet, "cert", "server").returncode == 0
     (fleet / "server" / "key.der").write_bytes(b"damaged")
-    refused = fleetnet("-C", fleet, "cert", "server")
+    refused = tried("-C", fleet, "cert", "server")
     assert refused.returncode == 1
     assert "key.der cannot be read as a private key" in refused.stderr
 
 
 def test_other_hosts_within_what_the_ca_may_sign(fleet: Path) -> None:
-    done = fleetnet("-C", fleet, "cert", "server", "--host", "eu.fleet.example")
+    done = tried("-C", fleet, "cert", "server", "--host", "eu.fleet.example")
     assert done.returncode == 0
     assert "eu.fleet.example" in done.stdout
     assert "not for fleet.example, the host of this fleet's settings" in done.stderr
     assert openssl_verify(fleet, "-verify_hostname", "eu.fleet.example").returncode == 0
     assert openssl_verify(fleet, "-verify_hostname", "fleet.example").returncode != 0
     before = ServerKeys(fleet).cert
-    refused = fleetnet("-C", fleet, "cert", "server", "--host", "other.example")
+    refused = tried("-C", fleet, "cert", "server", "--host", "other.example")
     assert refused.returncode == 1
     assert "may not sign for other.example" in refused.stderr
     assert ServerKeys(fleet).cert == before
@@ -123,18 +123,18 @@ def test_the_key_changes_to_the_one_that_devices_have_pinned(fleet: Path) -> Non
     bundle = json.loads((fleet / "devices" / "cam-1" / "config.json").read_text())
     before = ServerKeys(fleet)
     assert bundle["pins"] == before.pins()
-    answer = json.loads(fleetnet("-C", fleet, "cert", "server", "--change-key", "--json").stdout)
+    answer = json.loads(tried("-C", fleet, "cert", "server", "--change-key", "--json").stdout)
     assert answer["key_changed"]
     assert answer["pins"][0] == before.pins()[1]
     assert openssl_verify(fleet).returncode == 0
     # Its bundle knows nothing of the key that follows now.
     unchanged = ServerKeys(fleet).cert
     assert audited(fleet) == [("server-key-changed", answer["serial"])]
-    refused = fleetnet("-C", fleet, "cert", "server", "--change-key")
+    refused = tried("-C", fleet, "cert", "server", "--change-key")
     assert refused.returncode == 1
     assert "do not know the next key: cam-1" in refused.stderr
     assert ServerKeys(fleet).cert == unchanged
-    assert fleetnet("-C", fleet, "cert", "server", "--change-key", "--force").returncode == 0
+    assert tried("-C", fleet, "cert", "server", "--change-key", "--force").returncode == 0
     assert ServerKeys(fleet).pins()[0] == answer["pins"][1]
-    assert fleetnet("-C", fleet, "device", "disable", "cam-1").returncode == 0
-    assert fleetnet("-C", fleet, "cert", "server", "--change-key").returncode == 0
+    assert tried("-C", fleet, "device", "disable", "cam-1").returncode == 0
+    assert tried("-C", fleet, "cert", "server", "--change-key").returncode == 0

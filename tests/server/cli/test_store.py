@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fleetnet_server.cli.device import add_device
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import load_settings
 from fleetnet_server.core.blob_ports import BlobRow
+from fleetnet_server.device_bundles import add_device
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.store.blobs import _insert, content_path
 from fleetnet_server.store.chunks import MAX_READINGS
 from fleetnet_server.store.compaction import Compactor

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.cli.main import main
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.served import take_lock
 from fleetnet_server.store_place import PostgresPlace
 from server.cli.running import fleetnet, on_a_terminal, put

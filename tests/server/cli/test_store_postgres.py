@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fleetnet_server.app_store import open_served
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.cli.main import main
 from fleetnet_server.config import load_settings
 from fleetnet_server.errors import StoreError
+from fleetnet_server.fleet_folder import create_fleet
 from server.cli.test_json_members import members_of
 from server.store.postgres_server import ADMIN, OWNER, PostgresServer
 

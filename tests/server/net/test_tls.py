@@ -228,6 +228,27 @@ async def test_handshakes_under_way_are_capped(pki: Pki) -> None:
             client.sock.close()
 
 
+@pytest.mark.parametrize("resets", [False, True], ids=["closes", "resets"])
+async def test_a_probe_that_says_nothing_is_not_refused(pki: Pki, resets: bool) -> None:
+    """A balancer's health check, a look whether the port is open."""
+    async with serving(pki, "tls", max_handshakes=1) as server:
+        for count in range(1, 4):
+            client = await Raw.connect(server, device(pki))
+            await until(lambda: server.listener.half_open)
+            if resets:
+                option = struct.pack("ii", 1, 0)
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+            client.sock.close()
+            await until(lambda count=count: server.listener.probe_count == count)
+        await until(lambda: not server.listener.connections)
+        assert (server.refused, server.listener.refused_count) == ([], 0)
+        client = await Raw.connect(server, device(pki))
+        client.sock.send(b"\x16")
+        await asyncio.sleep(0)
+        client.sock.close()
+        await until(lambda: server.refused)
+
+
 @pytest.mark.parametrize("junk", [b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"\x16\x03\x01\xff\xff"])
 async def test_what_is_not_tls_is_refused(pki: Pki, junk: bytes) -> None:
     async with serving(pki, "tls", handshake_timeout_s=0.3) as server:

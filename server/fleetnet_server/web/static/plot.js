@@ -69,7 +69,7 @@ export class Plot {
   #drawGrid(scale, x, y, start, end, width, isLast) {
     const rows = scale.ticks.map((tick) => [
       svg("line", { x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick) }),
-      svg("text", { x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end" }, axisText(tick, scale.step)),
+      svg("text", { x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end" }, axisText(tick, scale.step, scale.ticks[0])),
     ]).flat();
     const most = Math.max(2, Math.floor((width - LEFT) / 90));
     const step = (TIMES.find((one) => (end - start) / 1000 / one <= most) ?? 86400) * 1000;
@@ -144,14 +144,22 @@ function axisOf(points) {
   return { unit: step, low: ticks[0] / step, high: ticks.at(-1) / step, ticks, step };
 }
 
+const magnitude = (size) => Math.floor(Math.log10(size) + 1e-9);
+
 function roundUp(step) {
   const size = 10 ** Math.floor(Math.log10(step));
   return size * ([1, 2, 5, 10].find((one) => step <= one * size * 1.0001) ?? 10);
 }
 
-function axisText(tick, step) {
+/** A tick's label; with many equal digits it is `first` and, above it, what is added to that. */
+export function axisText(tick, step, first) {
   const size = Math.abs(tick);
-  if (size >= 1e6 || (size !== 0 && size < 1e-3)) return tick.toExponential(1).replace("+", "").replace(".0", "");
-  const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)));
+  const apart = size === 0 ? 0 : magnitude(size) - magnitude(step);
+  if (apart > 4 && tick > first) return `+${axisText(tick - first, step, 0)}`;
+  if (size >= 1e6 || (size !== 0 && size < 1e-3)) {
+    const digits = Math.max(1, Math.min(apart, 4));
+    return tick.toExponential(digits).replace("+", "").replace(/\.?0+e/, "e");
+  }
+  const digits = Math.max(0, Math.min(6, -magnitude(step)));
   return size >= 10_000 ? `${numberText(tick / 1000)}k` : tick.toFixed(digits);
 }
