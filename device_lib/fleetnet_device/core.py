@@ -112,6 +112,11 @@ class DeviceCore:
         A session that is open without the part's ability is begun anew, which costs one
         connection: ask for parts before ``start``.
 
+        A part is the class Part of a module: ``capability``, the CAN_ bits that HELLO shows for
+        it, and ``kinds``, which it receives. Of these it has what it needs: ``greet(hello)``
+        before HELLO leaves, ``opened(welcome)``, ``receive(event)``, ``closed()`` when an open
+        session ended, ``lost(error)`` when a link did, or did not come up.
+
         Raises:
             ImportError: the board was set up without it.
         """

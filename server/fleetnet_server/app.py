@@ -4,7 +4,6 @@ Backend puts listeners, sessions, router, writer and store together from a fleet
 """
 
 import asyncio
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 import structlog
 
 from fleetnet.ports.openssl_callbacks import missing_psk_names
-from fleetnet_server import app_store
+from fleetnet_server import app_extras, app_store
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.core.blob_ports import BlobLimits
 from fleetnet_server.core.blobs import Blobs
@@ -44,7 +43,7 @@ from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.identity.wanted import TrustFolder
 from fleetnet_server.listeners import Inherited, Listeners
 from fleetnet_server.reloading import Reloading
-from fleetnet_server.served import port_error, take_lock, write_ports
+from fleetnet_server.served import take_lock, write_ports
 from fleetnet_server.store.ageing import AgeClock
 from fleetnet_server.store.audit import Audit, AuditTable
 from fleetnet_server.store.blobs import PARTIALS
@@ -54,7 +53,6 @@ from fleetnet_server.store.following import Followers
 from fleetnet_server.store.housekeeping import Housekeeping
 from fleetnet_server.store.hubs import HubTable
 from fleetnet_server.store.identities import IdentityTable
-from fleetnet_server.store.outbox import open_outbox
 from fleetnet_server.store.psks import PskTable
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.tokens import TokenTable
@@ -109,7 +107,6 @@ class Backend:
         self.settings = settings
         self.tls_port = 0
         self.dtls_port = 0
-        self.web_port = 0
         self.is_draining = False
         self.bridge: Bridge | None = None
         self.web: WebServer | None = None
@@ -303,9 +300,20 @@ class Backend:
 
     async def _begin_rest(self) -> None:
         """Begin what is done once, however many processes have listeners."""
-        await self._serve_web()
-        await self._bridge_mqtt()
+        try:
+            self.web = await app_extras.open_web(self)
+            self.bridge = await app_extras.start_bridge(self)
+        except BaseException:
+            self.listeners.close()
+            if self.web is not None:
+                await self.web.stop()
+            raise
         self._upkeep.start()
+
+    @property
+    def web_port(self) -> int:
+        """The real one of the HTTP API; 0: closed."""
+        return 0 if self.web is None else self.web.port
 
     @property
     def ports(self) -> dict[str, int]:
@@ -316,40 +324,6 @@ class Backend:
         if self.web_port:
             found["web_port"] = self.web_port
         return found
-
-    async def _serve_web(self) -> None:
-        if self.settings.web_port:
-            # The extra "web" is only needed by who opens the port.
-            from fleetnet_server.web.serving import WebServer
-
-            web = WebServer(self)
-            bind, number = self.settings.web_bind, self.settings.web_port
-            try:
-                await web.start(bind, number)
-            except OSError as error:
-                self.listeners.close()
-                raise port_error(bind, "web_port", number, error) from error
-            except BaseException:
-                self.listeners.close()
-                raise
-            self.web, self.web_port = web, web.port
-
-    async def _bridge_mqtt(self) -> None:
-        if (self.folder / "mqtt.toml").exists():
-            # The extra "mqtt" is only needed by who has the file.
-            from fleetnet_server.bridge.mqtt import make_bridge
-
-            make = partial(make_bridge, self, partial(open_outbox, self.store))
-            try:
-                if self.node is None:
-                    self.bridge = await make()
-                else:
-                    self.node.lead_bridge(self, make)
-            except BaseException:
-                self.listeners.close()
-                if self.web is not None:
-                    await self.web.stop()
-                raise
 
     async def reload(self) -> bool:
         """Read settings, certificates and keys anew; sessions go on.

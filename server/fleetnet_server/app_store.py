@@ -16,16 +16,17 @@ from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.presence import Presence
 from fleetnet_server.core.router import Router
 from fleetnet_server.core.shared_presence import SharedPresence
+from fleetnet_server.store import schema
 from fleetnet_server.store.blob_quotas import BlobQuotas
 from fleetnet_server.store.blobs import BlobFiles
 from fleetnet_server.store.compaction import Compactor
 from fleetnet_server.store.following import Followers
 from fleetnet_server.store.housekeeping import Stepping
 from fleetnet_server.store.log_damage import LeftLog
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.retention import Retention
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.writer import Writer
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.store import PostgresStore
@@ -42,6 +43,7 @@ def open_served(settings: Settings, folder: Path) -> "ServedStore":
     """Open the store for a server. Raises StoreError, StoreUnavailable, ConfigError."""
     place = settings.store_place(folder)
     if isinstance(place, Path):
+        schema.check_there(place)
         LeftLog(place).compare()
         return SqliteStore(place)
     from fleetnet_server.store.postgres.store import PostgresStore

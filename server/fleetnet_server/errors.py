@@ -64,3 +64,8 @@ class CommandUnknown(CommandError):
 
 class DeviceOffline(CommandError):
     """The device has no session now that takes commands; ``queue`` waits for one."""
+
+
+def unknown_device(name: str) -> StoreError:
+    """Make the error for a name that no device has."""
+    return StoreError(f"device {name!r} is not registered: see `fleetnet device list`")

@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator
 from fleetnet_server.core.live import LiveReading, LiveReadings, Watcher
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store.following import Followers, follow
-from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.query import Reading
 from fleetnet_server.store.selection import is_pattern, matches
+from fleetnet_server.store_place import StorePlace
 
 _log = logging.getLogger("fleetnet.feeds")
 

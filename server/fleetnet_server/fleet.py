@@ -22,11 +22,10 @@ from pydantic import TypeAdapter, ValidationError
 from fleetnet_server.app import Backend
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.core.events import Subscription
-from fleetnet_server.errors import ConfigError, FleetNotRunning, StoreError
+from fleetnet_server.errors import ConfigError, FleetNotRunning, unknown_device
 from fleetnet_server.feeds import LiveFeed, Readings, patterns
 from fleetnet_server.fleet_device import FleetDevice
 from fleetnet_server.handlers import Function, Handler, Handlers
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.query import Reading
 from fleetnet_server.store.selection import Selection, matches, select
 
@@ -107,7 +106,7 @@ class Fleet:
     def device(self, name: str) -> FleetDevice:
         """Return a device of the fleet, connected or not. Raises StoreError: not registered."""
         if self.backend.store.lookup(name) is None:
-            raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
+            raise unknown_device(name)
         return FleetDevice(self.backend, name)
 
     def devices(self, pattern: str = "*") -> list[FleetDevice]:
@@ -226,12 +225,12 @@ class Fleet:
 def newest_message(backend: Backend) -> int:
     """Return the place of the newest message in the store, 0 before the first."""
     place = backend.settings.store_place(backend.folder)
-    if isinstance(place, PostgresPlace):
-        from fleetnet_server.store.postgres.following import newest_soon
+    if isinstance(place, Path):
+        ((newest,),) = backend.store.read("SELECT coalesce(max(id), 0) FROM messages")
+        return int(newest)
+    from fleetnet_server.store.postgres.following import newest_soon
 
-        return newest_soon(place)
-    ((newest,),) = backend.store.read("SELECT coalesce(max(id), 0) FROM messages")
-    return int(newest)
+    return newest_soon(place)
 
 
 def _take(found: Iterator[Reading]) -> list[Reading]:

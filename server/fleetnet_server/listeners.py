@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
@@ -33,6 +33,39 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("fleetnet.listeners")
 
 _LEDGER = ("ca", "authority.json")
+
+# The settings that name the ports of devices; what is open may be less. 0: of enrol_port, none.
+PORTS = {
+    "tls_port": socket.SOCK_STREAM,
+    "dtls_port": socket.SOCK_DGRAM,
+    "enrol_port": socket.SOCK_STREAM,
+}
+
+
+class Listener(Protocol):
+    """What a transport's listener is to Listeners; net/tls.py and net/dtls.py have one each.
+
+    Attributes:
+        door: places for handshakes under way. port: the real one.
+    """
+
+    door: Door
+    port: int
+
+    async def start(self, host: str, port: int, sock: socket.socket | None = None, /) -> None:
+        """Open the port, or use ``sock``. Raises OSError: it cannot be had."""
+
+    def use(self, context: "Context", /) -> None:
+        """Give new connections another context; the others keep theirs."""
+
+    def use_timeout(self, handshake_timeout_s: float, /) -> None:
+        """Give new handshakes so long."""
+
+    def stop_accepting(self) -> None:
+        """Take no new connections; the others go on."""
+
+    def close(self) -> None:
+        """Stop, and drop what is still connected."""
 
 
 class Inherited(NamedTuple):
@@ -94,7 +127,8 @@ class Listeners:
         inherited: sockets to use instead of opening the ports of the settings.
 
     Attributes:
-        tls, dtls: the listeners. enrol: the third one, see ``add_enrolment``.
+        tls, dtls: the listeners. Those of all are in ``all``, by the name of their context:
+            "tls", "dtls", and "enrol" behind ``add_enrolment``.
         serial: of the certificate that new connections get.
         on_reload: called when new connections get other contexts than before.
 
@@ -134,7 +168,7 @@ class Listeners:
             cookie_key=self._inherited.cookie_key,
             compact=settings.compact_dtls,
         )
-        self.enrol: TlsListener | None = None
+        self.all: dict[str, Listener] = {"tls": self.tls, "dtls": self.dtls}
         self.on_reload: Callable[[], None] = lambda: None
         self._reloading = asyncio.Lock()
         self._task: asyncio.Task[bool] | None = None
@@ -156,33 +190,25 @@ class Listeners:
     @property
     def doors(self) -> dict[str, Door]:
         """Their places for handshakes, by name."""
-        found = {"tls": self.tls.door, "dtls": self.dtls.door}
-        if self.enrol is not None:
-            found["enrol"] = self.enrol.door
-        return found
+        return {name: listener.door for name, listener in self.all.items()}
 
     # -- their life ------------------------------------------------------------------------
 
-    def add_enrolment(self, accept: Accept) -> TlsListener:
+    def add_enrolment(self, accept: Accept) -> None:
         """Make the listener for devices without an identity; ``start`` opens it."""
-        self.enrol = self._tls(self._contexts.enrol, accept)
-        return self.enrol
+        self.all["enrol"] = self._tls(self._contexts.enrol, accept)
 
     async def start(self) -> None:
         """Open the ports of the settings. Raises ConfigError: one cannot be had; none is open."""
-        settings = self._settings
-        wanted: list[tuple[str, TlsListener | DtlsListener, str]] = [
-            ("tls_port", self.tls, "TCP"), ("dtls_port", self.dtls, "UDP"),
-        ]  # fmt: skip
-        if self.enrol is not None:
-            wanted.append(("enrol_port", self.enrol, "TCP"))
-        for key, listener, kind in wanted:
-            number = getattr(settings, key)
+        bind = self._settings.bind
+        for name, listener in self.all.items():
+            key = f"{name}_port"
+            number, protocol = getattr(self._settings, key), protocol_of(key)
             try:
-                await listener.start(settings.bind, number, self._inherited.sockets.get(key))
+                await listener.start(bind, number, self._inherited.sockets.get(key))
             except OSError as error:
                 self.close()
-                raise port_error(settings.bind, key, number, error, kind) from error
+                raise port_error(bind, key, number, error, protocol) from error
 
     def use_limits(self, settings: Settings) -> None:
         """Let the numbers of other settings hold from now on."""
@@ -190,26 +216,19 @@ class Listeners:
         self.admission.table.use(
             settings.address_handshakes_per_s, settings.address_handshakes_burst
         )
-        self.dtls.acceptor.handshake_timeout_s = settings.handshake_timeout_s
-        self.dtls.door.most = settings.max_handshakes
-        for listener in (self.tls, self.enrol):
-            if listener is not None:
-                listener.handshake_timeout_s = settings.handshake_timeout_s
-                listener.door.most = settings.max_handshakes
+        for listener in self.all.values():
+            listener.use_timeout(settings.handshake_timeout_s)
+            listener.door.most = settings.max_handshakes
 
     def stop_accepting(self) -> None:
         """Take no new connections; sessions go on."""
-        self.tls.stop_accepting()
-        self.dtls.stop_accepting()
-        if self.enrol is not None:
-            self.enrol.stop_accepting()
+        for listener in self.all.values():
+            listener.stop_accepting()
 
     def close(self) -> None:
         """Close the ports and whatever is still connected."""
-        self.tls.close()
-        self.dtls.close()
-        if self.enrol is not None:
-            self.enrol.close()
+        for listener in self.all.values():
+            listener.close()
 
     # -- new files -------------------------------------------------------------------------
 
@@ -250,14 +269,17 @@ class Listeners:
 
     def _use(self, contexts: Contexts) -> None:
         self._contexts = contexts
-        self.tls.use(contexts.tls)
-        self.dtls.use(contexts.dtls)
-        if self.enrol is not None:
-            self.enrol.use(contexts.enrol)
+        for name, listener in self.all.items():
+            listener.use(getattr(contexts, name))
         self.on_reload()
 
     def _stat(self) -> tuple[tuple[int, int, int] | None, ...]:
         return marks_of(self._folder)
+
+
+def protocol_of(key: str) -> str:
+    """Return "TCP" or "UDP" for a key of PORTS."""
+    return "UDP" if PORTS[key] == socket.SOCK_DGRAM else "TCP"
 
 
 def marks_of(folder: Path) -> tuple[tuple[int, int, int] | None, ...]:

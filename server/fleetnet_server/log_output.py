@@ -41,7 +41,8 @@ def configure_logging(
     out = sys.stderr if stream is None else stream
     level = logging.WARNING if quiet else logging.INFO
     handler = logging.StreamHandler(out)
-    is_colored = out.isatty() and not os.environ.get("NO_COLOR")
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    is_colored = out.isatty() and not is_plain
     handler.setFormatter(make_formatter(as_json, is_colored, process))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)

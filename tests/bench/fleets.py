@@ -13,8 +13,8 @@ from typing import NamedTuple
 import apsw
 from processes import Process, cores, running
 
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import load_settings
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.bundle import bundle_config
 from fleetnet_server.identity.server_keys import ServerKeys

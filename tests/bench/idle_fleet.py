@@ -13,8 +13,8 @@ from idle_costs import Standing
 from mqtt_peer import broker_command, free_port, mosquitto, wait_for_port
 from processes import Process, cores, cpu_ns, program, resident_bytes, running
 
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import load_settings
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.sim.bundles import make_bundles
 
 SIZES = (100, 1000, 9000)

@@ -25,9 +25,9 @@ from processes import cores, program, running
 
 from fleetnet.frame import READINGS
 from fleetnet_server.app import Backend
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
 from fleetnet_server.core.bodies import Message, inspect_body
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.log_output import configure_logging
 from fleetnet_server.store.outbox import Outbox
 from fleetnet_server.store.sqlite import SqliteStore

@@ -19,7 +19,6 @@ from payloads import body
 
 from fleetnet.frame import READINGS
 from fleetnet_server.core.bodies import Message, inspect_body
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect
 from fleetnet_server.store.postgres.expanding import (
     COPY_MESSAGES,
@@ -31,6 +30,7 @@ from fleetnet_server.store.postgres.expanding import (
 from fleetnet_server.store.postgres.partitions import make_partitions
 from fleetnet_server.store.postgres.store import PostgresStore
 from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store_place import PostgresPlace
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 

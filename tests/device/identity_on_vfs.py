@@ -18,52 +18,7 @@ sys.path[:0] = [ROOT, ROOT + "/device_lib", ROOT + "/tests/core"]
 
 import identity_model as story  # noqa: E402
 import test_identity_slots as orders  # noqa: E402
-
-BLOCK = 512
-BLOCKS = 96
-
-
-class Ram:
-    """A block device (MicroPython docs, vfs.AbstractBlockDev, extended interface)."""
-
-    def __init__(self, data=None):
-        self.data = bytearray(BLOCK * BLOCKS) if data is None else data
-        self.left = 1 << 30
-        self.writes = 0
-
-    @property
-    def is_dead(self):
-        return self.left <= 0
-
-    def readblocks(self, number, buffer, offset=0):
-        at = number * BLOCK + offset
-        for i in range(len(buffer)):
-            buffer[i] = self.data[at + i]
-
-    def writeblocks(self, number, buffer, offset=0):
-        self.writes += 1
-        self.left -= 1
-        at = number * BLOCK + offset
-        if self.left < 0:
-            return  # the power is gone already
-        size = len(buffer) if self.left else len(buffer) // 2
-        self.data[at : at + size] = buffer[:size]
-
-    def ioctl(self, operation, argument):
-        if operation == 4:
-            return BLOCKS
-        if operation == 5:
-            return BLOCK
-        if operation == 6:
-            return 0
-        return None
-
-
-def mount(device, fresh=False):
-    kind = {"littlefs": vfs.VfsLfs2, "fat": vfs.VfsFat}[KIND]
-    if fresh:
-        kind.mkfs(device)
-    vfs.mount(kind(device), "/ram")
+from ram_disk import RamDisk  # noqa: E402
 
 
 def store(name, content):
@@ -82,8 +37,8 @@ def live(device, server, has_bundle):
 
 def set_up(has_bundle):
     """Return a formatted device, with the bundle on it."""
-    device = Ram()
-    mount(device, True)
+    device = RamDisk()
+    device.mount(KIND, fresh=True)
     if has_bundle:
         store("cert.der", story.PAIR[0])
         store("key.der", story.PAIR[1])
@@ -93,8 +48,8 @@ def set_up(has_bundle):
 
 def cut_everywhere(has_bundle, bad):
     formatted = set_up(has_bundle)
-    device = Ram(bytearray(formatted))
-    mount(device)
+    device = RamDisk(bytearray(formatted))
+    device.mount(KIND)
     begun = device.writes
     wrong = live(device, story.Requests(has_bundle), has_bundle)
     if wrong:
@@ -103,14 +58,14 @@ def cut_everywhere(has_bundle, bad):
     cuts = 0
     for cut in range(1, device.writes - begun, STRIDE):
         server = story.Requests(has_bundle)
-        device = Ram(bytearray(formatted))
-        mount(device)
+        device = RamDisk(bytearray(formatted))
+        device.mount(KIND)
         device.left = cut
         live(device, server, has_bundle)
-        device = Ram(device.data)
+        device = RamDisk(device.data)
         cuts += 1
         try:
-            mount(device)
+            device.mount(KIND)
             wrong = live(device, server, has_bundle)
         except OSError as error:
             wrong = "the file system is gone: " + str(error)

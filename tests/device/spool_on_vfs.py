@@ -16,55 +16,16 @@ ROOT, KIND, STRIDE = sys.argv[1], sys.argv[2], int(sys.argv[3])
 CARELESS = sys.argv[4:] == ["careless"]
 sys.path[:0] = [ROOT, ROOT + "/device_lib"]
 
+from ram_disk import RamDisk  # noqa: E402
+
 from fleetnet.errors import FleetError  # noqa: E402
 from fleetnet.session import Session  # noqa: E402
 from fleetnet_device import spool_ram  # noqa: E402
 from fleetnet_device.spool import Spool  # noqa: E402
 from fleetnet_device.spool_outbox import SpooledOutbox  # noqa: E402
 
-BLOCK = 512
-BLOCKS = 96
 MESSAGES = 150
 QUOTA = 12000
-
-
-class Ram:
-    """A block device (MicroPython docs, vfs.AbstractBlockDev, extended interface)."""
-
-    def __init__(self, data=None):
-        self.data = bytearray(BLOCK * BLOCKS) if data is None else data
-        self.left = 1 << 30
-        self.writes = 0
-
-    def readblocks(self, number, buffer, offset=0):
-        at = number * BLOCK + offset
-        for i in range(len(buffer)):
-            buffer[i] = self.data[at + i]
-
-    def writeblocks(self, number, buffer, offset=0):
-        self.writes += 1
-        self.left -= 1
-        at = number * BLOCK + offset
-        if self.left < 0:
-            return  # the power is gone already
-        size = len(buffer) if self.left else len(buffer) // 2
-        self.data[at : at + size] = buffer[:size]
-
-    def ioctl(self, operation, argument):
-        if operation == 4:
-            return BLOCKS
-        if operation == 5:
-            return BLOCK
-        if operation == 6:
-            return 0
-        return None
-
-
-def file_system(device, fresh):
-    kind = {"littlefs": vfs.VfsLfs2, "fat": vfs.VfsFat}[KIND]
-    if fresh:
-        kind.mkfs(device)
-    vfs.mount(kind(device), "/ram")
 
 
 def message(n):
@@ -79,14 +40,14 @@ def life(device, begin, promised):
     outbox.restore(session)
     for n in range(begin, MESSAGES):
         outbox.put(session, 3, 16, message(n), 1)
-        if CARELESS and device.left > 0:
+        if CARELESS and not device.is_dead:
             promised[0] = n + 1
         if n % 5 == 4:
             while spool.write(outbox, session):
                 pass
-            if device.left > 0 and spool_ram.oldest(outbox) is None:
+            if not device.is_dead and spool_ram.oldest(outbox) is None:
                 promised[0] = n + 1
-            if device.left <= 0:
+            if device.is_dead:
                 break
 
 
@@ -108,7 +69,7 @@ def number(payload):
 def check(device, promised):
     """Return what is wrong with the flash after the cut, "" when nothing is."""
     try:
-        file_system(device, False)
+        device.mount(KIND)
     except OSError as error:
         return "the file system is gone: " + str(error)
     try:
@@ -135,8 +96,8 @@ def check(device, promised):
 
 
 def main():
-    device = Ram()
-    file_system(device, True)
+    device = RamDisk()
+    device.mount(KIND, fresh=True)
     formatted = bytearray(device.data)
     begun = device.writes
     life(device, 0, [0])
@@ -145,8 +106,8 @@ def main():
     cuts = 0
     bad = []
     for cut in range(1, total, STRIDE):
-        device = Ram(bytearray(formatted))
-        file_system(device, False)
+        device = RamDisk(bytearray(formatted))
+        device.mount(KIND)
         device.left = cut
         promised = [0]
         try:
@@ -154,7 +115,7 @@ def main():
         except (OSError, FleetError):
             pass  # the folder could not be made any more
         vfs.umount("/ram")
-        device = Ram(device.data)
+        device = RamDisk(device.data)
         wrong = check(device, promised[0])
         cuts += 1
         if wrong:

@@ -14,12 +14,12 @@ from end_to_end.fleet import free_port
 from fleetnet.events import Closed, Refused
 from fleetnet_device import Device
 from fleetnet_server.app import Backend
-from fleetnet_server.cli.device import add_device
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
+from fleetnet_server.device_bundles import add_device
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.store.opening import open_store
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.query import query
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import PostgresServer
 
 

@@ -13,7 +13,7 @@ from end_to_end.device_process import until
 from end_to_end.fleet import Fleet, name_of, runtimes
 from fleetnet.hub import Hub
 from fleetnet.hub_link import Reading
-from fleetnet_server.cli.init import create_fleet
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity import pki
 from fleetnet_server.sim.interpreters import device_environment
 from interpreters import ROOT, Interpreter

@@ -12,7 +12,7 @@ import pytest
 from bad_streams import TcpProxy
 from end_to_end.device_process import DeviceProcess, until
 from end_to_end.fleet import Fleet, free_port, name_of, runtimes
-from fleetnet_server.cli.init import create_fleet
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.sim.interpreters import device_environment
 from fleetnet_server.store.hubs import HubTable
 from fleetnet_server.store.query import query

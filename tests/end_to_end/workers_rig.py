@@ -19,7 +19,7 @@ from end_to_end.fleet import Fleet
 from end_to_end.store_check import Account
 from fleetnet_device import Device
 from fleetnet_server.store.opening import open_store
-from fleetnet_server.store.places import PostgresPlace
+from fleetnet_server.store_place import PostgresPlace
 
 # A restart is a second of Python's start; a device notices a dead association after eight.
 PATIENCE_S = 60.0

@@ -14,9 +14,9 @@ from fleetnet.ports import port
 from fleetnet.ports.cpython import Stream, open_stream
 from fleetnet.session import Session
 from fleetnet_server.app import Backend
-from fleetnet_server.cli.device import add_device
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
+from fleetnet_server.device_bundles import add_device
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.pki import Credential
 from fleetnet_server.store.sqlite import SqliteStore

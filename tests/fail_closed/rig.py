@@ -18,8 +18,8 @@ from OpenSSL import SSL
 from end_to_end.fleet import faked_clock
 from fleetnet.ports import port
 from fleetnet_server.app import Backend
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity.pki import Credential
 from fleetnet_server.net.dtls import DtlsListener
 from fleetnet_server.net.tls import TlsListener

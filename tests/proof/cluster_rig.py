@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
+from fleetnet_server.fleet_folder import create_fleet
 from interpreters import interpreters
 from proof.cluster_net import BROKER, CLIENTS, DATABASE, ENTRANCE, PORT, Networks
 from proof.cluster_world import (

@@ -31,8 +31,8 @@ _PATH = [str(ROOT / part) for part in ("", "server", "device_lib", "tests")]
 if __name__ == "__main__":
     sys.path[:0] = _PATH
 
-from fleetnet_server.cli.init import create_fleet  # noqa: E402
 from fleetnet_server.config import load_settings  # noqa: E402
+from fleetnet_server.fleet_folder import create_fleet  # noqa: E402
 from fleetnet_server.store.compaction import Compactor  # noqa: E402
 from fleetnet_server.store.query import query  # noqa: E402
 from fleetnet_server.store.retention import Retention  # noqa: E402

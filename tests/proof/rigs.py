@@ -60,7 +60,7 @@ RIGS = (
     Rig("power", {
         "4b": "power cut under load: writes that were not synced are lost, reordered, torn",
         "5": "store or log torn, cut short, a bit turned over",
-    }, 3, 40, has_rows=True),
+    }, 3, 30, has_rows=True),
     Rig("resend", {"6": "acknowledgements lost, everything sent again 10 times"}, 2, 10),
     Rig("storm", {"7": "server restarts under its devices"}, 6, 60,
         quick=("--devices", "300"), in_quick=False),
@@ -86,7 +86,7 @@ RIGS = (
     Rig("slow_clients", {
         "20": "1,000 connections that never finish what they began",
         "22": "frames that are too long, or say that they are 4 GiB",
-    }, 3, 40, has_rows=True),
+    }, 3, 30, has_rows=True),
     Rig("slow_store", {"23": "a commit takes 500 ms"}, 3, 40),
     Rig("idle_sessions", {"26": "9,000 idle sessions over mutual TLS"}, 3, 25),
     Rig("soak", {"27": "devices come and go for an hour"}, 62, 30),

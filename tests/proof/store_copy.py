@@ -29,12 +29,12 @@ if __name__ == "__main__":
     sys.path[:0] = _PATH
 
 from fleetnet.frame import READINGS  # noqa: E402
-from fleetnet_server.cli.init import create_fleet  # noqa: E402
 from fleetnet_server.core.bodies import Message  # noqa: E402
+from fleetnet_server.fleet_folder import create_fleet  # noqa: E402
 from fleetnet_server.store.compaction import Compactor, Pace  # noqa: E402
-from fleetnet_server.store.places import PostgresPlace  # noqa: E402
 from fleetnet_server.store.postgres.store import PostgresStore  # noqa: E402
 from fleetnet_server.store.sqlite import SqliteStore  # noqa: E402
+from fleetnet_server.store_place import PostgresPlace  # noqa: E402
 from proof.verdict import Row, arguments, finish  # noqa: E402
 from server.store.postgres_server import OWNER, PostgresServer, find_programs  # noqa: E402
 

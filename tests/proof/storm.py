@@ -26,7 +26,7 @@ _PATH = [str(ROOT / part) for part in ("", "server", "device_lib", "tests")]
 if __name__ == "__main__":
     sys.path[:0] = _PATH
 
-from fleetnet_server.cli.init import create_fleet  # noqa: E402
+from fleetnet_server.fleet_folder import create_fleet  # noqa: E402
 from proof.verdict import Row, arguments, finish, noticed  # noqa: E402
 
 # Handshakes that each device asks for, from the storm until it is back.

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT / part) for part in ("", "server", "device_lib", "tests")]
 
-from fleetnet_server.cli.init import create_fleet  # noqa: E402
+from fleetnet_server.fleet_folder import create_fleet  # noqa: E402
 from fleetnet_server.sim.storm_model import Case, Outcome, run  # noqa: E402
 from proof.storm import Run, report  # noqa: E402
 from proof.verdict import Row, arguments, finish  # noqa: E402

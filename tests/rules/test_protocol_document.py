@@ -2,8 +2,11 @@
 
 import json
 import re
+from types import ModuleType
 
-from fleetnet import frame, limits
+import pytest
+
+from fleetnet import codes, errors, frame, handshake, kinds, limits, tags
 from fleetnet.reasons import REASONS
 from rules.tree import ROOT, product_files
 
@@ -28,6 +31,14 @@ def rows(text: str) -> list[list[str]]:
     ]
 
 
+def documented_kinds() -> dict[str, int]:
+    return {row[1]: int(row[0], 16) for row in rows(section("3.1"))}
+
+
+def constants(module: ModuleType) -> dict[str, int]:
+    return {name: number for name, number in vars(module).items() if name.isupper()}
+
+
 def test_the_vectors_are_those_of_the_file() -> None:
     for number, group, column in (
         ("12.1", "frames", 2),
@@ -49,13 +60,32 @@ def test_the_json_vectors_are_those_of_the_file() -> None:
 
 
 def test_kinds_are_those_of_the_code() -> None:
-    documented = {row[1]: int(row[0], 16) for row in rows(section("3.1"))}
-    assert len(documented) == 23
-    assert documented == {name: getattr(frame, name) for name in documented}
     others = {"OPTIONAL", "SEQUENCED", "MORE", "STREAM_MASK", "MESSAGE"}
     streams = {row[1] for row in rows(section("5")) if row[1]}
-    constants = {name for name in vars(frame) if name.isupper() and not name.startswith("_")}
-    assert constants - {"LIMIT"} == set(documented) | streams | others
+    in_code = {n: number for n, number in constants(kinds).items() if n not in streams | others}
+    differ = set(documented_kinds().items()) ^ set(in_code.items())
+    assert not differ, f"section 3.1 and fleetnet/kinds.py differ in {differ}"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "passes_on"), [(kinds, frame), (codes, errors), (tags, handshake)]
+)
+def test_who_has_them_all_has_them_all(numbers: ModuleType, passes_on: ModuleType) -> None:
+    """A board never imports the first, everybody else the second, in both its lists."""
+    wanted = constants(numbers)
+    if numbers is tags:  # of HELLO's fields a program needs what it may say, not their tags
+        wanted = {name: wanted[name] for name in wanted if name.startswith("CAN_")}
+    lacking = set(wanted) - set(passes_on.__all__)
+    assert not lacking, f"{passes_on.__name__} does not import and name in __all__: {lacking}"
+
+
+def test_every_kind_has_a_vector() -> None:
+    names = {number: name for name, number in documented_kinds().items()}
+    shown = {names.get(row["kind"] & ~kinds.OPTIONAL) for row in VECTORS["frames"]}
+    shown.update(row["type"] for group in ("payloads", "bodies") for row in VECTORS[group])
+    if "ENDING" in shown:
+        shown.update(("REFUSE", "BYE"))
+    assert set(names.values()) <= shown, f"section 12 has none of {set(names.values()) - shown}"
 
 
 def test_streams_are_those_of_the_code() -> None:

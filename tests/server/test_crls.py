@@ -4,10 +4,10 @@ from pathlib import Path
 
 from cryptography import x509
 
-from fleetnet_server.cli.device import add_device
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
 from fleetnet_server.crls import Crls
+from fleetnet_server.device_bundles import add_device
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.store.sqlite import SqliteStore
 
 

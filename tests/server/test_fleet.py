@@ -16,7 +16,6 @@ import structlog
 
 from fleetnet.frame import READINGS
 from fleetnet_server import Fleet
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.core.live import LiveReading
 from fleetnet_server.errors import (
@@ -26,6 +25,7 @@ from fleetnet_server.errors import (
     FolderError,
     StoreError,
 )
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.store.sqlite import SqliteStore
 
 NOW = 1_800_000_000_000

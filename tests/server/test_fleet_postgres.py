@@ -11,7 +11,7 @@ import pytest
 
 from end_to_end.fleet import free_port
 from fleetnet_server import Fleet
-from fleetnet_server.cli.init import create_fleet
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.store.postgres.connect import connect
 from fleetnet_server.store.tokens import TokenTable
 from server.bridge.broker import HOST, Listener, Mosquitto, needs_mosquitto, user_of

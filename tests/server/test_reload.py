@@ -23,8 +23,8 @@ from fleetnet.handshake import Hello
 from fleetnet.ports import port
 from fleetnet.session import Session
 from fleetnet_server.app import Backend
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity import pki
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.expiry import Expiry

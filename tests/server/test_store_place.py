@@ -65,6 +65,7 @@ def test_the_way_to_another_machine_is_protected(store: str, wanted: str) -> Non
         ("postgresql://db", "no database"),
         ("postgresql://db/fleet?password=secret", "unknown option 'password'"),
         ("postgresql://[::1/fleet", "postgresql://"),
+        ("mysql://db/fleet", "'mysql://db/fleet' is no kind of store: .*postgresql://"),
     ],
 )
 def test_what_no_setting_may_say(tmp_path: Path, store: str, words: str) -> None:
@@ -81,11 +82,13 @@ import sys
 from pathlib import Path
 from fleetnet_server.cli import main, store
 from fleetnet_server.store.opening import open_store
+from fleetnet_server.store.sqlite import SqliteStore
+SqliteStore(Path({str(tmp_path / "fleet.db")!r})).close()
 open_store(Path({str(tmp_path / "fleet.db")!r})).close()
 assert "psycopg" not in sys.modules
 sys.modules["psycopg"] = None
 from fleetnet_server.errors import ConfigError
-from fleetnet_server.store.places import PostgresPlace
+from fleetnet_server.store_place import PostgresPlace
 try:
     open_store(PostgresPlace("postgresql://localhost/fleet"))
 except ConfigError as error:

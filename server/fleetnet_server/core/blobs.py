@@ -124,7 +124,7 @@ class Blobs:
     def received(self, peer: "Peer", event: Received) -> None:
         """See Service."""
         try:
-            if event.kind == wire.BLOB:
+            if event.kind & ~wire.OPTIONAL == wire.BLOB:
                 self._offered(peer, decode_offer(event.payload))
             else:
                 self._chunk(peer, event.payload)

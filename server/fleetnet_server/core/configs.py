@@ -64,11 +64,21 @@ class ConfigStore(Protocol):
     def newest(self) -> tuple[int, int]: ...
 
 
+_AS_BLOB = ": send it as a blob"
+
+
 def check_document(document: Any) -> None:
     """Raise ValueError for what no CONFIG can carry."""
     if not isinstance(document, dict):
         raise ValueError("a configuration is a JSON object")
-    wire.encode_config(1, document)
+    try:
+        wire.encode_config(1, document)
+    except ValueError as error:
+        if not str(error).endswith(_AS_BLOB):
+            raise
+        # What helps with a value that a device sends is of no use for what it is to keep.
+        text = str(error).removesuffix(_AS_BLOB)
+        raise ValueError(f"{text}: a device keeps it in its memory, make it shorter") from error
 
 
 class Configs:

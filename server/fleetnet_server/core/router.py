@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from fleetnet.events import Received
-from fleetnet.frame import READINGS
+from fleetnet.frame import OPTIONAL, READINGS
 from fleetnet.ports import port
 from fleetnet_server.core.bodies import POLICY, Message, inspect_body, new_message
 from fleetnet_server.core.policing import inspect_restricted
@@ -125,7 +125,7 @@ class Router:
         self._waiting_bytes -= size
         now = port.ticks()
         for (peer, stream), head in heads.items():
-            if head.kind == READINGS:
+            if head.kind & ~OPTIONAL == READINGS:
                 peer.lag_ms = None if head.t1 is None else head.received - head.t1
             peer.acknowledge(stream, head.seq, now)
         for peer, message in told:

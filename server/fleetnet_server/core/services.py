@@ -25,8 +25,8 @@ class Service(Protocol):
 
     Attributes:
         capability: CAN_* bits that WELCOME offers for it (docs/protocol.md section 4.3).
-        kinds: frame kinds whose sequenced messages it wants to hear of.
-        live_kinds: kinds that it takes as best-effort frames.
+        kinds: frame kinds whose sequenced messages it wants to hear of, without OPTIONAL.
+        live_kinds: kinds that it takes as best-effort frames, without OPTIONAL.
     """
 
     capability: int
@@ -47,11 +47,23 @@ class Service(Protocol):
 
 
 class Services:
-    """The services of one back-end; calls those that want to hear."""
+    """The services of one back-end; calls those that want to hear.
+
+    Attributes:
+        kinds: of all of them, as messages have them: with the optional bit and without.
+        capabilities: of all of them.
+    """
 
     def __init__(self, services: Iterable[Service]):
         self._all = tuple(services)
-        self._by_kind = {kind: service for service in self._all for kind in service.kinds}
+        # With and without the optional bit: messages keep it, and it changes nothing for who
+        # knows the kind.
+        self._by_kind = {
+            kind | bit: service
+            for service in self._all
+            for kind in service.kinds
+            for bit in (0, OPTIONAL)
+        }
         self._by_live_kind = {kind: service for service in self._all for kind in service.live_kinds}
         self.kinds = frozenset(self._by_kind)
         self.capabilities = 0

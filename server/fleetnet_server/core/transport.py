@@ -5,14 +5,18 @@ from typing import Protocol
 
 from fleetnet.errors import FleetError
 
+# Every kind of link that a listener makes. Metrics show each, also before the first came.
+LINKS = ("tls", "dtls")
+
 
 class Transport(Protocol):
     """One authenticated link to a client.
 
     Attributes:
-        kind: "tls" or "dtls".
-        datagram: True for DTLS.
-        address: (host, port) of the client.
+        kind: one of LINKS.
+        datagram: True: a datagram each, some are lost (DTLS); False: a stream (TLS).
+        address: (host, port) of the client. Admission counts by the host: where many clients
+            have the same one, they share what one address may have.
         psk_identity: by which the client named itself; None: it showed a certificate.
     """
 

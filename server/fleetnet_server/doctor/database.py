@@ -3,8 +3,8 @@
 from fleetnet.errors import FleetError
 from fleetnet_server.doctor.findings import BAD, OK, WARN, Finding
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import health, migrations
+from fleetnet_server.store_place import PostgresPlace
 
 # A commit has some eight round trips: 25 ms each, and four commits a second are all there is.
 _SLOW_MS = 25.0

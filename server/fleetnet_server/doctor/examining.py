@@ -12,6 +12,7 @@ from fleetnet_server.doctor.credentials import Bundle
 from fleetnet_server.doctor.findings import BAD, OK, Finding, worst
 from fleetnet_server.doctor.fleet import known_to
 from fleetnet_server.identity.authority import Authority
+from fleetnet_server.identity.names import is_device_name
 
 
 def examine_bundle(
@@ -27,6 +28,17 @@ def examine_bundle(
         fleet: folder and settings of the fleet, where it is on this computer: then the
             registry is asked as well.
     """
+    bundle, findings = _examine(place, name, fleet, timeout_s)
+    whose = name or bundle.name
+    if not is_device_name(whose):
+        return findings
+    # A command that can be copied as it stands.
+    return [one._replace(remedy=one.remedy.replace(" NAME", f" {whose}")) for one in findings]
+
+
+def _examine(
+    place: Path, name: str | None, fleet: tuple[Path, Settings] | None, timeout_s: float
+) -> tuple[Bundle, list[Finding]]:
     bundle, findings = credentials.examine(place, name)
     at = clock.check(bundle.made)
     if at.level != OK:  # its dates mean nothing by this clock
@@ -36,14 +48,14 @@ def examine_bundle(
         with registry.opened(*fleet) as (store, found):
             findings += [found] if store is None else registry.of_device(store, fleet[0], bundle)
     if worst(one for one in findings if one.check in ("bundle", "clock")) == BAD:
-        return findings  # a connection would only repeat it in other words
+        return bundle, findings  # a connection would only repeat it in other words
     if "claim" in bundle.config and not bundle.certificates:
-        return findings
+        return bundle, findings
     findings += _examine_way(bundle, fleet, timeout_s)
     if any(one.check == "name" and one.level == BAD for one in findings):
-        return findings
+        return bundle, findings
     own = device.run_here(bundle.folder, timeout_s)
-    return [*findings, *device.without_known(own, findings)]
+    return bundle, [*findings, *device.without_known(own, findings)]
 
 
 def _examine_way(

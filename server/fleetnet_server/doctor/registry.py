@@ -16,11 +16,11 @@ from fleetnet_server.identity import psk as keys
 from fleetnet_server.identity.registry import QUARANTINED, Device
 from fleetnet_server.identity.secret import load_secret
 from fleetnet_server.store.opening import open_store
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.ports import Store
 from fleetnet_server.store.psks import PskTable
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.trouble import explained
+from fleetnet_server.store_place import PostgresPlace
 
 _NAMED = 10
 

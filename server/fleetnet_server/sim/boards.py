@@ -15,8 +15,8 @@ from fleetnet_server.sim.interpreters import (
     micropythons,
 )
 from fleetnet_server.sim.wire import Address
-from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.query import query
+from fleetnet_server.store_place import StorePlace
 
 _PATIENCE_S = 60.0
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from fleetnet_server.errors import StoreError
-from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.query import FAR_FUTURE, Reading, search, snapshot
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 
 _Find = Callable[[str, int], Iterator[Reading]]
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fleetnet_server.cli.device import add_device
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import load_settings
+from fleetnet_server.device_bundles import add_device
 from fleetnet_server.errors import ConfigError
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.sim.interpreters import (
     PLACES,
     device_command,

@@ -87,7 +87,7 @@ class OwnServer:
         }
         with self._open_log() as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "fleetnet_server.sim.tied", "-C", str(self._folder),
+                sys.executable, "-m", "fleetnet_server.cli.tied", "-C", str(self._folder),
                 "serve", "--json", "--quiet", stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE, stderr=log, env=environment,
                 start_new_session=True,

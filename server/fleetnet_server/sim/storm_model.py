@@ -28,6 +28,7 @@ from fleetnet_device.limits import MAX_PAUSE_MS
 from fleetnet_server.core.herd import Herd
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.sim.device import Impatience
+from fleetnet_server.wording import counted
 
 # restart: nodes end by SIGTERM, and say to each device when to come back. kill: they end without
 # a word. power: not they, their devices start anew, all at once. outage: for long nobody reached
@@ -109,7 +110,7 @@ class Case:
         left = self.nodes if math.isfinite(self.away_s) else self.nodes - self.lost
         if left * self.max_sessions < self.devices:
             raise ConfigError(
-                f"{left} nodes with {self.max_sessions} sessions each have no room for "
+                f"{counted(left, 'node')} of {self.max_sessions} sessions each: too few for "
                 f"{self.devices} devices: more nodes, or a higher max_sessions"
             )
 

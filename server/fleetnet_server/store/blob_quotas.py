@@ -17,8 +17,8 @@ from fleetnet_server.errors import ConfigError, StoreUnavailable
 from fleetnet_server.store.blobs import BlobFiles
 from fleetnet_server.store.lazy_reader import LazyReader
 from fleetnet_server.store.lifetimes import Lifetimes, load_lifetimes
-from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.ports import Connection, Store
+from fleetnet_server.store_place import StorePlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.reading import Reader

@@ -23,8 +23,8 @@ from fleetnet_server.core.blob_ports import PartialFile as AnyPartial
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store import schema
 from fleetnet_server.store.lifetimes import Lifetimes
-from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.ports import Connection, Database
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 
 _INSERT = (
     "INSERT INTO blobs(device, number, name, content_format, size, sha256, t_ms, received_ms,"

@@ -13,7 +13,7 @@ from typing import Any
 
 from fleetnet_server.core.command_ports import DENIED, Command, check_command
 from fleetnet_server.core.configs import Config, check_document
-from fleetnet_server.errors import StoreError
+from fleetnet_server.errors import unknown_device
 from fleetnet_server.identity.registry import Device
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.ports import Connection, Store
@@ -48,7 +48,7 @@ class CommandTable:
         """Return a registered device. Raises StoreError when there is none of that name."""
         found = self._store.lookup(name)
         if found is None:
-            raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
+            raise unknown_device(name)
         return found
 
     # Commands

@@ -42,8 +42,8 @@ from fleetnet_server.store.copy_steps import (
 )
 from fleetnet_server.store.copy_target import SqliteTarget, open_target
 from fleetnet_server.store.copy_verifying import Verified, verify
-from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.registry import PROGRAM
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.copy_side import PgSide

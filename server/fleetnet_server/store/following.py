@@ -16,7 +16,6 @@ import msgspec
 
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store import schema
-from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.query import (
     CHUNKS_SINCE,
     GOOD,
@@ -27,6 +26,7 @@ from fleetnet_server.store.query import (
     snapshot,
 )
 from fleetnet_server.store.trouble import unavailable
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 
 # A look: 1 MB at most of usual messages.
 _POLL_ROWS = 1000

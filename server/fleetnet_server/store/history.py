@@ -11,12 +11,12 @@ from typing import Any
 from fleetnet.frame import EVENT, LOG, READINGS
 from fleetnet_server.core.bodies import decode_event, decode_log
 from fleetnet_server.store.ordering import Reading
-from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.ports import Readable
 from fleetnet_server.store.query import decode_value
 from fleetnet_server.store.retention import as_number
 from fleetnet_server.store.selection import Selection
 from fleetnet_server.store.summaries import StoredSum, stored
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 
 Row = dict[str, Any]
 Page = tuple[list[Row], list[Any] | None]

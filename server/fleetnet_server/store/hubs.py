@@ -14,7 +14,7 @@ from fleetnet_server.errors import StoreError
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.batch import CARRIED
 from fleetnet_server.store.ports import Connection, Database
-from fleetnet_server.store.registry import PROGRAM
+from fleetnet_server.store.registry import PROGRAM, number_of
 
 # What core/watch.py acts upon, about the sensor.
 ASSIGNED = "device-assign"
@@ -72,7 +72,7 @@ class HubTable:
         """
 
         def work(connection: Connection) -> list[str]:
-            hub_id = _number(connection, hub)
+            hub_id = number_of(connection, hub)
             new = []
             for sensor in sensors:
                 if sensor == hub:
@@ -80,7 +80,7 @@ class HubTable:
                 connection.execute(
                     "INSERT INTO hubs(hub, device, assigned_ms) VALUES(?, ?, ?)"
                     " ON CONFLICT DO NOTHING",
-                    (hub_id, _number(connection, sensor), _now_ms()),
+                    (hub_id, number_of(connection, sensor), _now_ms()),
                 )
                 if connection.changes():
                     add_audit(connection, actor, ASSIGNED, sensor, {"hub": hub})
@@ -97,7 +97,7 @@ class HubTable:
         """
 
         def work(connection: Connection) -> list[str]:
-            hub_id = _number(connection, hub)
+            hub_id = number_of(connection, hub)
             gone = []
             for sensor in sensors:
                 connection.execute(
@@ -121,15 +121,6 @@ class HubTable:
             (hub or "",),
         )
         return [Assignment(*row) for row in rows]
-
-
-def _number(connection: Connection, name: str) -> int:
-    found = connection.execute(
-        "SELECT id FROM devices WHERE name = ? AND state != 'removed'", (name,)
-    ).get
-    if found is None:
-        raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
-    return int(found)
 
 
 def _now_ms() -> int:

@@ -13,9 +13,9 @@ import apsw
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.store.backup import Advance
 from fleetnet_server.store.lifetimes import Lifetimes, load_lifetimes
-from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.query import snapshot
 from fleetnet_server.store.retention import HOUR_MS, MINUTE_MS
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 
 _SERIES = (
     "SELECT s.id, d.grp, s.channel FROM series AS s JOIN devices AS d ON d.id = s.device"

@@ -9,10 +9,9 @@ import apsw
 
 from fleetnet.frame import LOG
 from fleetnet_server.core.bodies import decode_log
-from fleetnet_server.errors import StoreUnavailable
+from fleetnet_server.errors import StoreUnavailable, unknown_device
 from fleetnet_server.store import schema
-from fleetnet_server.store.places import PostgresPlace, StorePlace
-from fleetnet_server.store.query import unknown_device
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 
 _LOGS = (  # constants of this module only
     "SELECT d.name, m.t0, m.body FROM messages AS m JOIN devices AS d ON d.id = m.device"  # noqa: S608

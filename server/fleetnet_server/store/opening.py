@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from fleetnet_server.store.places import StorePlace
+from fleetnet_server.store import schema
 from fleetnet_server.store.ports import Store
 from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store_place import StorePlace
 
 
 def open_store(place: StorePlace) -> Store:
@@ -14,10 +15,11 @@ def open_store(place: StorePlace) -> Store:
         place: from Settings.store_place.
 
     Raises:
-        StoreError: another program's file, or a layout that is not of this version.
+        StoreError: no file there, another program's file, or a layout that is not of this version.
         StoreUnavailable: it cannot be opened. ConfigError: psycopg is not installed.
     """
     if isinstance(place, Path):
+        schema.check_there(place)
         return SqliteStore(place)
     from fleetnet_server.store.postgres.store import PostgresStore
 

@@ -17,8 +17,8 @@ from fleetnet.frame import EVENT, READINGS
 from fleetnet_server.core.bodies import decode_readings
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.store.lazy_reader import LazyReader
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.ports import Connection, Database, Store
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.outbox import PostgresOutbox
@@ -191,11 +191,11 @@ class Outbox:
 def open_outbox(store: Store, name: str) -> "Outbox | PostgresOutbox":
     """Return the messages of a store for a bridge, whatever the store is."""
     place = store.place
-    if isinstance(place, PostgresPlace):
-        from fleetnet_server.store.postgres.outbox import PostgresOutbox
+    if isinstance(place, Path):
+        return Outbox(store, name)
+    from fleetnet_server.store.postgres.outbox import PostgresOutbox
 
-        return PostgresOutbox(store, place, name)
-    return Outbox(store, name)
+    return PostgresOutbox(store, place, name)
 
 
 def places(store: Store) -> list[tuple[Place, int]]:

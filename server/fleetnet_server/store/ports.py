@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fleetnet_server.identity.registry import Device
-from fleetnet_server.store.places import StorePlace
+from fleetnet_server.store_place import StorePlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.registry import DeviceTable

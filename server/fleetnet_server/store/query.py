@@ -18,13 +18,13 @@ import msgspec
 
 from fleetnet.frame import READINGS
 from fleetnet_server.core.bodies import decode_readings
-from fleetnet_server.errors import StoreError
+from fleetnet_server.errors import unknown_device
 from fleetnet_server.store import schema
 from fleetnet_server.store.chunks import SPANS, decode_untrusted
 from fleetnet_server.store.ordering import Reading as Reading
 from fleetnet_server.store.ordering import Timed, by_order, in_order
-from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.trouble import unavailable
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 
 # Beyond every date in ms, and still integers of SQLite's.
 FAR_PAST = -(1 << 62)
@@ -166,11 +166,6 @@ def _device_numbers(connection: apsw.Connection, device: str | None) -> list[int
     if device is not None and not found:
         raise unknown_device(device)
     return [number for (number,) in found]
-
-
-def unknown_device(name: str) -> StoreError:
-    """Make the error for a name that no device has."""
-    return StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
 
 
 class _Search:

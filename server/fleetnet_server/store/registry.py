@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from sys import intern
 from typing import Any, NamedTuple
 
-from fleetnet_server.errors import StoreError
+from fleetnet_server.errors import StoreError, unknown_device
 from fleetnet_server.identity.crl import Revoked
 from fleetnet_server.identity.labels import check_group, check_labels
 from fleetnet_server.identity.names import check_device_name
@@ -200,7 +200,7 @@ class DeviceTable:
         state, action = (ENABLED, ENABLED_AGAIN) if enabled else (DISABLED, TURNED_OFF)
 
         def work(connection: Connection) -> None:
-            _number(connection, name)
+            number_of(connection, name)
             connection.execute("UPDATE devices SET state = ? WHERE name = ?", (state, name))
             add_audit(connection, actor, action, name)
 
@@ -222,7 +222,7 @@ class DeviceTable:
         check_group(group)
 
         def work(connection: Connection) -> None:
-            _number(connection, name)
+            number_of(connection, name)
             text = connection.execute("SELECT labels FROM devices WHERE name = ?", (name,)).get
             found = {**json.loads(str(text)), **(labels or {})}
             for key in without:
@@ -247,7 +247,7 @@ class DeviceTable:
         """
 
         def work(connection: Connection) -> None:
-            number = _number(connection, name)
+            number = number_of(connection, name)
             serials = _revoke_all(connection, number, name, "cessation")
             connection.execute(
                 "UPDATE devices SET state = ?, grp = ?, labels = '{}' WHERE id = ?",
@@ -285,7 +285,7 @@ class DeviceTable:
         """Note that a device got another bundle: identities of the older one are over."""
 
         def work(connection: Connection) -> None:
-            number = _number(connection, name)
+            number = number_of(connection, name)
             connection.execute(
                 "UPDATE identities SET state = 'retired', ended_ms = ?2"
                 " WHERE device = ?1 AND number > 0 AND state IN ('offered', 'working')",
@@ -303,7 +303,7 @@ class DeviceTable:
         """
 
         def work(connection: Connection) -> list[str]:
-            number = _number(connection, name)
+            number = number_of(connection, name)
             serials = _revoke_all(connection, number, name, reason)
             keys = [
                 str(identity)
@@ -360,12 +360,13 @@ def _device(row: tuple[Any, ...], serials: Iterable[tuple[Any, ...]]) -> Device:
     return Device(number, name, state, revoked, intern(group), json.loads(labels), known)
 
 
-def _number(connection: Connection, name: str) -> int:
+def number_of(connection: Connection, name: str) -> int:
+    """Return the number of a device. Raises StoreError: it is not registered, or was removed."""
     found = connection.execute(
         "SELECT id FROM devices WHERE name = ? AND state != 'removed'", (name,)
     ).get
     if found is None:
-        raise StoreError(f"device {name!r} is not registered: see `fleetnet device list`")
+        raise unknown_device(name)
     return int(found)
 
 

@@ -177,6 +177,23 @@ def _create(path: str | Path) -> None:
         pass  # it is there; or it cannot be made, which SQLite says better
 
 
+def check_there(path: Path) -> None:
+    """Raise StoreError when no store is at ``path``: `fleetnet init` made it, once and for all.
+
+    A new one, in which no device is registered, would hide that the old one is lost.
+    """
+    if not path.is_file():
+        what = f"no store at {path}"
+    elif not path.stat().st_size:
+        what = f"{path} is an empty file, no store"
+    else:
+        return
+    raise StoreError(
+        f"{what}: restore a backup into a new folder, `fleetnet -C NEW store restore FILE`, "
+        "or correct -C, or `store` in fleetnet.toml"
+    )
+
+
 def open_readable(path: str | Path) -> apsw.Connection:
     """Open an existing store file for reading only; works beside a running server.
 
@@ -184,8 +201,7 @@ def open_readable(path: str | Path) -> apsw.Connection:
         StoreError: no such file, another program's file, or an unknown version.
         StoreUnavailable: this user may not, the disk fails, or it is damaged.
     """
-    if not Path(path).is_file():
-        raise StoreError(f"no store at {path}: run `fleetnet init`, or name the folder with -C")
+    check_there(Path(path))
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     except apsw.Error as error:
@@ -193,7 +209,7 @@ def open_readable(path: str | Path) -> apsw.Connection:
     try:
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         if _check(connection, path) == 0:
-            raise StoreError(f"{path} is an empty file, no store: run `fleetnet init` first")
+            raise StoreError(f"{path} has no tables: restore it from a backup")
     except apsw.Error as error:
         connection.close()
         raise unavailable(path, "opened", error) from error

@@ -14,16 +14,15 @@ from typing import NamedTuple
 
 import apsw
 
-from fleetnet_server.errors import StoreError
-from fleetnet_server.store.places import PostgresPlace, StorePlace
+from fleetnet_server.errors import StoreError, unknown_device
 from fleetnet_server.store.query import (
     FAR_FUTURE,
     FAR_PAST,
     Reading,
     search,
     snapshot,
-    unknown_device,
 )
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 
 # So many devices are searched one by one; of more, all are read and most let go.
 FEW_DEVICES = 32

@@ -5,6 +5,7 @@ through one (WAL readers never block), the writer's thread writes through the ot
 the loop must write waits in memory (fleet_store.py), and so does a new epoch.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -78,6 +79,7 @@ class SqliteStore(FleetStore):
             if isinstance(error, StoreUnavailable):
                 raise
             raise unavailable(path, "opened", error) from error
+        self._file = _identity(self.path)
         self._new_epochs: dict[tuple[int, bytes], int] = {}
         self._next_epoch = 1 + int(
             self._reader.execute("SELECT coalesce(max(id), 0) FROM epochs").get
@@ -86,7 +88,7 @@ class SqliteStore(FleetStore):
 
     @property
     def place(self) -> Path:
-        """Where it is (store/places.py)."""
+        """Where it is (store_place.py)."""
         return self.path
 
     def last_received(self, device_id: int) -> int | None:
@@ -245,6 +247,13 @@ class SqliteStore(FleetStore):
         return rows[0] if rows else None
 
     def _connection(self) -> apsw.Connection:
+        if _identity(self.path) != self._file:
+            # What is written to a file without a name is gone when it is closed: nothing that
+            # cannot be found again may be acknowledged.
+            raise StoreUnavailable(
+                f"{self.path} was removed or replaced while it was in use: "
+                "put it back, or stop the server and restore a backup"
+            )
         if self._writable is None:
             self._writable = schema.open_writable(self.path)
         return self._writable
@@ -279,3 +288,12 @@ class SqliteStore(FleetStore):
         if reopen:
             self._writable = None
             connection.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file lies at ``path``, by device and inode; None: none that can be seen."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import apsw
 
 from fleetnet_server.store.ordering import Reading
-from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.query import FAR_FUTURE, snapshot
 from fleetnet_server.store.retention import HOUR_MS, MINUTE_MS, add_numbers, as_number
 from fleetnet_server.store.selection import Selection, bounds, is_pattern, matches, select_in
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 
 # A series that was never summed up needs no cursor of its own.
 _SERIES = (

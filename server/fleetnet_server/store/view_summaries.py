@@ -3,8 +3,8 @@
 import time
 from typing import Any
 
-from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.summaries import summarize
+from fleetnet_server.store_place import StorePlace
 
 Row = dict[str, Any]
 Page = tuple[list[Row], list[Any] | None]

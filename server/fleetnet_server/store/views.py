@@ -29,11 +29,11 @@ from fleetnet_server.store.blobs import StoredBlob
 from fleetnet_server.store.expiry import device_certificates
 from fleetnet_server.store.history import History
 from fleetnet_server.store.overview import Overview
-from fleetnet_server.store.places import StorePlace
 from fleetnet_server.store.ports import Connection, Store
 from fleetnet_server.store.query import decode_value, query
 from fleetnet_server.store.registry import DeviceTable
 from fleetnet_server.store.view_summaries import summary_page
+from fleetnet_server.store_place import StorePlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.reading import Reader

@@ -12,17 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fleetnet_server.config import Settings
+from fleetnet_server.listeners import PORTS, protocol_of
 from fleetnet_server.served import port_error
 
 # As the listeners of one process have them (ports/cpython_dtls_server.py, net/tls.py): a burst of
 # every device at once, and the connections of a fleet that comes back.
 _RECEIVE_BUFFER = 4 << 20
 _BACKLOG = 4096
-
-_KINDS = {
-    "tls_port": socket.SOCK_STREAM, "dtls_port": socket.SOCK_DGRAM,
-    "enrol_port": socket.SOCK_STREAM,
-}  # fmt: skip
 
 
 class Sockets:
@@ -38,7 +34,7 @@ class Sockets:
     def __init__(self, settings: Settings, workers: int):
         self.ports: dict[str, int] = {}
         self._of: list[dict[str, socket.socket]] = [{} for _ in range(workers)]
-        for key, kind in _KINDS.items():
+        for key, kind in PORTS.items():
             number = getattr(settings, key)
             if key == "enrol_port" and not number:
                 continue
@@ -46,8 +42,7 @@ class Sockets:
                 self._open(key, kind, settings.bind, number)
             except OSError as error:
                 self.close()
-                name = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
-                raise port_error(settings.bind, key, number, error, name) from error
+                raise port_error(settings.bind, key, number, error, protocol_of(key)) from error
 
     def _open(self, key: str, kind: int, host: str, number: int) -> None:
         info = socket.getaddrinfo(host, number, type=kind, flags=socket.AI_PASSIVE)[0]

@@ -21,6 +21,7 @@ from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.core.commands import Commands
 from fleetnet_server.core.configs import Configs
 from fleetnet_server.core.peer import Peer
+from fleetnet_server.core.transport import LINKS
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.listeners import Listeners, marks_of
 from fleetnet_server.store.commands import CommandTable
@@ -79,7 +80,7 @@ class NoListeners:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.doors = {link: Door() for link in ("tls", "dtls")}
+        self.doors = {link: Door() for link in LINKS}
         self.serial = 0
         self._folder = folder
         self._seen = marks_of(folder)

@@ -10,9 +10,9 @@ from typing import Any, Self
 from fleetnet.frame import EVENT, READINGS
 from fleetnet_server.app import Backend
 from fleetnet_server.bridge.mqtt import Bridge
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
 from fleetnet_server.core.bodies import Message, inspect_body
+from fleetnet_server.fleet_folder import create_fleet
 from server.bridge.broker import HOST, PATIENCE_S
 
 SETTINGS = Settings(host="localhost", bind=HOST, tls_port=0, dtls_port=0, compaction=False)

@@ -13,13 +13,13 @@ from fleetnet import credential as wire
 from fleetnet.credential import Credential, CredentialState
 from fleetnet.frame import COMMANDS, CREDENTIAL, CREDENTIAL_STATE
 from fleetnet.handshake import CAN_ROTATE, Hello
-from fleetnet_server.cli.device import add_device
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
 from fleetnet_server.core import rotation as module
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.core.rotation import Rotations
 from fleetnet_server.core.rotation_line import DAY_MS
+from fleetnet_server.device_bundles import add_device
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity.wanted import FleetTrust
 from fleetnet_server.store.identities import IdentityTable
 from fleetnet_server.store.sqlite import SqliteStore

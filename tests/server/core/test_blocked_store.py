@@ -20,7 +20,7 @@ from fleetnet_server.core.sessions import Sessions
 from fleetnet_server.identity import pki
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.writer import Writer
-from server.core.test_sessions import CA, Link
+from server.core.session_world import CA, Link
 
 DEVICES, STREAMS = 200, 4
 HIGH, LOW = 4 << 20, 2 << 20

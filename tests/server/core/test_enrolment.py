@@ -19,10 +19,10 @@ from fleetnet.credential import Credential, CredentialState
 from fleetnet.frame import COMMANDS, CREDENTIAL, CREDENTIAL_STATE, READINGS
 from fleetnet.ports import port
 from fleetnet.session import Session
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.core import enrolment as module
 from fleetnet_server.core.enrolment import MAX_LINKS, Brake, EnrolLink, Enrolment
 from fleetnet_server.errors import StoreUnavailable
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity.certificate import device_name
 from fleetnet_server.identity.wanted import TrustFolder
 from fleetnet_server.store.claims import ClaimTable, make_token, token_hash

@@ -14,22 +14,18 @@ from fleetnet.handshake import Hello
 from fleetnet.ports import port
 from fleetnet_server.core import entering
 from fleetnet_server.core.origin import Origin
-from server.core import relay_rig, test_sessions
+from server.core import relay_rig, session_world
+from server.core.session_world import BODY, Link, World
 from server.core.shared_store import SharedStore
-from server.core.test_sessions import BODY, Link, World
 
 
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(test_sessions, "SqliteStore", SharedStore)
+    monkeypatch.setattr(session_world, "SqliteStore", SharedStore)
     made = World(tmp_path)
     made.register()
     yield made
-    await made.watch.stop()
-    await made.sessions.close(0.01)
-    await made.commands.stop()
-    await made.writer.close()
-    made.store.close()
+    await made.stop()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from fleetnet_server.core.sessions import Sessions
 from fleetnet_server.identity import pki
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.writer import Writer
-from server.core.test_sessions import BODY, CA, Link
+from server.core.session_world import BODY, CA, Link
 
 OTHERS, STEPS = 20, 10
 

@@ -20,18 +20,14 @@ from fleetnet_server.core.rates import RateTable
 from fleetnet_server.identity import pki
 from fleetnet_server.identity.crl import issuer_hash
 from fleetnet_server.identity.policy import Policy, Rules
-from server.core.test_sessions import BODY, CHANGES, Link, World
+from server.core.session_world import BODY, CHANGES, Link, World
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(tmp_path)
     yield made
-    await made.watch.stop()
-    await made.sessions.close(0.01)
-    await made.commands.stop()
-    await made.writer.close()
-    made.store.close()
+    await made.stop()
 
 
 def use(world: World, sessions_per_s: float = 1000.0, max_sessions: int = 1000) -> Gate:

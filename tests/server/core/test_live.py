@@ -5,10 +5,10 @@ from pathlib import Path
 
 from fleetnet_device import Device
 from fleetnet_server.app import Backend
-from fleetnet_server.cli.device import add_device
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
 from fleetnet_server.core.live import LiveReading, LiveReadings
+from fleetnet_server.device_bundles import add_device
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.store.query import query
 from fleetnet_server.store.sqlite import SqliteStore
 

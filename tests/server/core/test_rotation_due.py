@@ -10,10 +10,10 @@ from cryptography import x509
 
 from fleetnet import credential as wire
 from fleetnet.handshake import CAN_ROTATE, Hello
-from fleetnet_server.cli.device import renew_bundle
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
+from fleetnet_server.device_bundles import renew_bundle
 from fleetnet_server.errors import StoreUnavailable
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity.wanted import TrustFolder
 from server.core.rotation_world import LIFE_MS, Clock, Peer, World
 

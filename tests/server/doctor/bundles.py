@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fleetnet_server.cli.main import main
-from server.cli.test_commands import COMMAND, environment
+from server.cli.running import COMMAND, environment
 from server.identity.chains import Party, server
 
 

@@ -10,7 +10,7 @@ import pytest
 from end_to_end.fleet import Fleet
 from interpreters import Interpreter, interpreters
 from provision.pty_board import PtyBoard
-from server.cli.test_commands import fleetnet
+from server.cli.running import tried
 from server.doctor.bundles import diagnose
 
 
@@ -32,7 +32,7 @@ async def install(fleet: Fleet, board: PtyBoard) -> None:
     document.update(tls_port=fleet.tls[1], dtls_port=fleet.dtls[1])
     path.write_text(json.dumps(document))
     answer = await asyncio.to_thread(
-        fleetnet, "-C", fleet.folder, "device", "install", board.port, "--device", "cam-1",
+        tried, "-C", fleet.folder, "device", "install", board.port, "--device", "cam-1",
         "--no-test",
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
@@ -50,7 +50,7 @@ async def test_a_board(runtime: Interpreter, fleet: Fleet, tmp_path: Path) -> No
         assert "would take cam-1" in found.ok("session")
         assert "MicroPython" in found.ok("board")
         answer = await asyncio.to_thread(
-            fleetnet, "-C", fleet.folder, "device", "disable", "cam-1"
+            tried, "-C", fleet.folder, "device", "disable", "cam-1"
         )
         assert answer.returncode == 0
         found = await diagnose("doctor", "--port", board.port)
@@ -63,7 +63,7 @@ async def test_a_board(runtime: Interpreter, fleet: Fleet, tmp_path: Path) -> No
 
 
 async def test_no_board(tmp_path: Path) -> None:
-    answer = await asyncio.to_thread(fleetnet, "doctor", "--port", tmp_path / "none")
+    answer = await asyncio.to_thread(tried, "doctor", "--port", tmp_path / "none")
     assert answer.returncode == 1
     assert "no such port" in answer.stderr
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from end_to_end.fleet import faked_clock
-from fleetnet_server.cli.init import create_fleet
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity.authority import Authority
 from server.doctor.bundles import device_leaf, doctor, doctor_at, make_bundle
 from server.identity.chains import Party, authority, chain_pem, server
@@ -47,7 +47,9 @@ def test_pem_where_der_is_needed(bundle: Path, root: Party, leaf: Party) -> None
 
 def test_a_key_that_does_not_match(bundle: Path) -> None:
     (bundle / "key.der").write_bytes(authority("Other").key_der)
-    assert "key.der does not match cert.der" in doctor("--bundle", bundle).only()
+    found = doctor("--bundle", bundle).only()
+    assert "key.der does not match cert.der" in found
+    assert found.endswith("make it again: `fleetnet device add cam-1 --again`")
 
 
 def test_ed25519(bundle: Path, root: Party) -> None:

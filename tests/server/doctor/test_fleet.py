@@ -13,11 +13,11 @@ import pytest
 from cryptography import x509
 
 from end_to_end.fleet import faked_clock, free_port
-from fleetnet_server.cli.device import add_device
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings, load_settings
+from fleetnet_server.device_bundles import add_device
 from fleetnet_server.doctor.fleet import anchors_of, known_to
 from fleetnet_server.doctor.handshake import diagnose
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store import schema

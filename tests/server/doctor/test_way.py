@@ -12,7 +12,7 @@ import pytest
 from bad_network import DatagramWay, Faults, Send, UdpProxy
 from end_to_end.fleet import Fleet
 from fleetnet_server.store.sqlite import SqliteStore
-from server.cli.test_commands import fleetnet
+from server.cli.running import tried
 from server.doctor.bundles import diagnose
 
 
@@ -35,7 +35,7 @@ def bundle_of(fleet: Fleet, **config: object) -> Path:
 
 
 async def command(fleet: Fleet, *arguments: object) -> str:
-    answer = await asyncio.to_thread(fleetnet, "-C", fleet.folder, *arguments)
+    answer = await asyncio.to_thread(tried, "-C", fleet.folder, *arguments)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 

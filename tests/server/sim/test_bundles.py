@@ -10,10 +10,10 @@ from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import crypto
 
 from fleetnet.ports.openssl_object import SslObject
-from fleetnet_server.cli.device import add_device
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import load_settings
+from fleetnet_server.device_bundles import add_device
 from fleetnet_server.errors import FolderError, IdentityError
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.sim.bundles import bundles_path, make_bundles, read_bundles
 from fleetnet_server.sim.contexts import SharingCredentials

@@ -15,8 +15,8 @@ from typing import Any
 from fleetnet_server.store import copying
 from fleetnet_server.store.copy_steps import Page, State, Step
 from fleetnet_server.store.copy_target import SqliteTarget
-from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.postgres.copy_target import PgTarget
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 
 
 def _die(*_anything: Any) -> None:

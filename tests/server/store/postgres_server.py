@@ -24,7 +24,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from fleetnet_server.store.places import PostgresPlace
+from fleetnet_server.store_place import PostgresPlace
 
 PATIENCE_S = 30.0
 OWNER, SERVER, READER, ADMIN = "fleetnet_owner", "fleetnet_server", "fleetnet_reader", "postgres"

@@ -10,9 +10,10 @@ from typing import Any
 from fleetnet.frame import READINGS
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.core.ports import Committed
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect
+from fleetnet_server.store.postgres.database import PostgresDatabase
 from fleetnet_server.store.postgres.store import PostgresStore
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import PostgresServer
 
 # Making a database takes ten times as long as emptying one.
@@ -84,6 +85,15 @@ def empty(server: PostgresServer, place: PostgresPlace) -> PostgresPlace:
     with server.admin(place.database) as connection:
         connection.execute(_EMPTY)
     return place
+
+
+def cut(database: PostgresDatabase, like: str) -> None:
+    """End the other connections whose last statement was such a one, as a network does."""
+    database.read(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE ?",
+        (like,),
+    )
 
 
 def rows(place: PostgresPlace, sql: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -7,7 +7,7 @@ from typing import Any
 from fleetnet.frame import EVENT, LOG, READINGS
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.store.opening import open_store
-from fleetnet_server.store.places import StorePlace
+from fleetnet_server.store_place import StorePlace
 
 NOW = 1_800_000_000_000
 HOUR = 3_600_000

@@ -135,3 +135,19 @@ def test_a_carrier_moves_forward_only(store: SqliteStore, epoch: int) -> None:
     assert marks() == [(7, 2, 1), (7, 3, 11)]
     store.commit([carried(7, 7, 3, 12)])
     assert marks() == [(7, 2, 1), (7, 3, 12)]
+
+
+def test_ranges_of_epochs_and_streams_do_not_mix(store: SqliteStore, epoch: int) -> None:
+    other = store.epoch_id(1, b"epoch-02")
+    streams = [(each, stream) for each in (epoch, other) for stream in (2, 3)]
+    know(store, *(Row(*each, 1) for each in streams))
+    know(store, *(Row(*each, 2) for each in streams))
+    assert [found[:4] for found in ranges(store)] == [(*each, 1, 2) for each in streams]
+
+
+def test_beside_what_is_known_a_copy_of_an_older_row_is_not_new(
+    store: SqliteStore, epoch: int
+) -> None:
+    know(store, Row(epoch, 3, 5))
+    assert list(store.commit([message(epoch, 4)])) == [0]
+    assert list(store.commit([message(epoch, seq) for seq in (4, 5, 6)])) == [2]

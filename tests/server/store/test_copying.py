@@ -18,11 +18,11 @@ from fleetnet_server.store.compaction import Compactor, Pace
 from fleetnet_server.store.copy_steps import TABLES
 from fleetnet_server.store.copying import copy_store
 from fleetnet_server.store.outbox import open_outbox
-from fleetnet_server.store.places import PostgresPlace, StorePlace
 from fleetnet_server.store.query import query
 from fleetnet_server.store.registry import PROGRAM
 from fleetnet_server.store.schema import open_readable
 from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store_place import PostgresPlace, StorePlace
 from server.store.copied_fleet import EPOCH, NOW, make_fleet
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")

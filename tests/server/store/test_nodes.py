@@ -12,12 +12,14 @@ pytest.importorskip("psycopg", reason="psycopg is not installed")
 from fleetnet_server.cli.whereabouts import Whereabouts
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.store.opening import open_store
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import leadership, nodes
 from fleetnet_server.store.postgres.database import PostgresDatabase
 from fleetnet_server.store.postgres.leadership import Leadership
 from fleetnet_server.store.postgres.nodes import Heartbeat, Where
+from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import PostgresServer, wait_until
+from server.store.postgres_world import cut
 
 
 @pytest.fixture(autouse=True)
@@ -25,28 +27,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beats and looks come sooner than they need to in life."""
     monkeypatch.setattr(nodes, "BEAT_S", 0.1)
     monkeypatch.setattr(leadership, "_LOOK_S", 0.1)
-
-
-@pytest.fixture
-def place(postgres: PostgresServer) -> Iterator[PostgresPlace]:
-    made = postgres.database()
-    yield made
-    postgres.drop(made)
-
-
-@pytest.fixture
-def database(place: PostgresPlace) -> Iterator[PostgresDatabase]:
-    with PostgresDatabase(place) as made:
-        yield made
-
-
-def cut(database: PostgresDatabase, like: str) -> None:
-    """End the connections whose last statement was such a one."""
-    database.read(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE ?",
-        (like,),
-    )
 
 
 def age(database: PostgresDatabase, name: str) -> None:
@@ -57,10 +37,10 @@ def age(database: PostgresDatabase, name: str) -> None:
 
 
 def test_a_node_says_that_it_runs_and_that_it_stops(
-    place: PostgresPlace, database: PostgresDatabase
+    own_place: PostgresPlace, database: PostgresDatabase
 ) -> None:
     sessions = [3]
-    beat = Heartbeat(place, "node a", "1.2", "http://a", lambda: sessions[0])
+    beat = Heartbeat(own_place, "node a", "1.2", "http://a", lambda: sessions[0])
     beat.start()
     (row,) = nodes.nodes(database)
     assert (row.name, row.version, row.url, row.is_alive) == ("node a", "1.2", "http://a", True)
@@ -72,30 +52,30 @@ def test_a_node_says_that_it_runs_and_that_it_stops(
 
 
 def test_two_that_run_may_not_have_one_name(
-    place: PostgresPlace, database: PostgresDatabase
+    own_place: PostgresPlace, database: PostgresDatabase
 ) -> None:
-    first = Heartbeat(place, "node a", "1", "", lambda: 0)
+    first = Heartbeat(own_place, "node a", "1", "", lambda: 0)
     first.start()
     with pytest.raises(ConfigError, match="another server at this database is 'node a'"):
-        Heartbeat(place, "node a", "1", "", lambda: 0).start()
+        Heartbeat(own_place, "node a", "1", "", lambda: 0).start()
     first.close()
-    second = Heartbeat(place, "node a", "1", "", lambda: 0)
+    second = Heartbeat(own_place, "node a", "1", "", lambda: 0)
     second.start()
     second.close()
 
 
 def test_a_node_that_was_killed_may_come_back_at_once(
-    place: PostgresPlace, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+    own_place: PostgresPlace, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its row says that it lived a second ago; its connection, and so its lock, is gone."""
-    killed = Heartbeat(place, "node a", "1", "", lambda: 0)
+    killed = Heartbeat(own_place, "node a", "1", "", lambda: 0)
     monkeypatch.setattr(killed, "_work", lambda: None)
     killed._thread = threading.Thread(target=lambda: None)
     killed.start()
     assert killed._first is not None
     killed._first.close()
     (before,) = nodes.nodes(database)
-    again = Heartbeat(place, "node a", "1", "", lambda: 0)
+    again = Heartbeat(own_place, "node a", "1", "", lambda: 0)
     again.start()
     (row,) = nodes.nodes(database)
     assert row.started_ms >= before.started_ms
@@ -103,9 +83,9 @@ def test_a_node_that_was_killed_may_come_back_at_once(
 
 
 def test_it_goes_on_when_its_connection_was_cut(
-    place: PostgresPlace, database: PostgresDatabase
+    own_place: PostgresPlace, database: PostgresDatabase
 ) -> None:
-    beat = Heartbeat(place, "node a", "1", "", lambda: 0)
+    beat = Heartbeat(own_place, "node a", "1", "", lambda: 0)
     beat.start()
     cut(database, "%INTO nodes%")
     age(database, "node a")
@@ -115,9 +95,9 @@ def test_it_goes_on_when_its_connection_was_cut(
 
 
 def test_a_database_that_is_away_makes_a_node_silent(
-    postgres: PostgresServer, place: PostgresPlace
+    postgres: PostgresServer, own_place: PostgresPlace
 ) -> None:
-    beat = Heartbeat(place, "node a", "1", "", lambda: 0)
+    beat = Heartbeat(own_place, "node a", "1", "", lambda: 0)
     beat.start()
     try:
         with postgres.frozen():
@@ -127,7 +107,7 @@ def test_a_database_that_is_away_makes_a_node_silent(
         beat.close()
 
 
-def test_where_devices_are(place: PostgresPlace, database: PostgresDatabase) -> None:
+def test_where_devices_are(own_place: PostgresPlace, database: PostgresDatabase) -> None:
     take = (
         "INSERT INTO leases(device, fence, node, since_ms, link, address, software)"
         " VALUES(?, 1, ?, 5, 'tls', '10.0.0.1', 'cam/1')"
@@ -136,7 +116,7 @@ def test_where_devices_are(place: PostgresPlace, database: PostgresDatabase) -> 
     add = "INSERT INTO devices(id, name, created_ms) VALUES(?, ?, 1)"
     database.transact(lambda c: c.executemany(add, [(n, f"cam-{n}") for n, _ in rows]))
     database.transact(lambda c: c.executemany(take, rows))
-    beats = [Heartbeat(place, f"node {x}", "1", "", lambda: 0) for x in "ab"]
+    beats = [Heartbeat(own_place, f"node {x}", "1", "", lambda: 0) for x in "ab"]
     for beat in beats:
         beat.start()
     here = Where("node a", 5, "tls", "10.0.0.1", "cam/1")
@@ -152,19 +132,19 @@ def test_where_devices_are(place: PostgresPlace, database: PostgresDatabase) -> 
 
 
 def test_a_list_shows_servers_only_when_there_are_several(
-    place: PostgresPlace, database: PostgresDatabase, tmp_path: Path
+    own_place: PostgresPlace, database: PostgresDatabase, tmp_path: Path
 ) -> None:
     take = "INSERT INTO leases(device, fence, node, since_ms) VALUES(7, 1, 'node a', 5)"
     database.transact(lambda c: c.execute(take))
-    beats = [Heartbeat(place, f"node {x}", "1", "", lambda: 0) for x in "ab"]
+    beats = [Heartbeat(own_place, f"node {x}", "1", "", lambda: 0) for x in "ab"]
     for beat, shown in zip(beats, (("yes",), ("yes", "node a")), strict=True):
         beat.start()
-        with open_store(place) as store:
+        with open_store(own_place) as store:
             where = Whereabouts(store)
         assert where.headings == ("ONLINE", "SERVER")[: len(shown)]
         assert where.cells(where.describe(7)) == shown
         assert where.describe(8) == {"online": False, "node": None}
-    with open_store(tmp_path / "fleet.db") as store:
+    with SqliteStore(tmp_path / "fleet.db") as store:
         where = Whereabouts(store)
     assert (where.headings, where.describe(7), where.cells({})) == ((), {}, ())
     for beat in beats:
@@ -172,7 +152,7 @@ def test_a_list_shows_servers_only_when_there_are_several(
 
 
 def test_old_changes_and_old_nodes_are_removed(
-    place: PostgresPlace, database: PostgresDatabase
+    own_place: PostgresPlace, database: PostgresDatabase
 ) -> None:
     from fleetnet_server.store.postgres.connect import connect
 
@@ -185,7 +165,7 @@ def test_old_changes_and_old_nodes_are_removed(
     database.transact(lambda c: c.execute("UPDATE changes SET at_ms = 0 WHERE id < 3"))
     row = "INSERT INTO nodes VALUES('old', 'x', 0, 0, '1', 0, '')"
     database.transact(lambda c: c.execute(row))
-    with connect(place) as connection:
+    with connect(own_place) as connection:
         nodes.prune(connection)
         nodes.prune(connection)
     assert database.read("SELECT id FROM changes") == [(3,)]
@@ -197,8 +177,8 @@ def test_old_changes_and_old_nodes_are_removed(
 
 
 @pytest.fixture
-def two(place: PostgresPlace) -> Iterator[list[Leadership]]:
-    made = [Leadership(place, "bridge"), Leadership(place, "bridge")]
+def two(own_place: PostgresPlace) -> Iterator[list[Leadership]]:
+    made = [Leadership(own_place, "bridge"), Leadership(own_place, "bridge")]
     for one in made:
         one.start()
     yield made
@@ -261,8 +241,8 @@ def test_nobody_leads_without_an_answer(
     wait_until(lambda: any(one.is_leader for one in two), "a leader")
 
 
-def test_works_are_independent(place: PostgresPlace) -> None:
-    made = [Leadership(place, name) for name in ("bridge", "retention")]
+def test_works_are_independent(own_place: PostgresPlace) -> None:
+    made = [Leadership(own_place, name) for name in ("bridge", "retention")]
     for one in made:
         one.start()
     wait_until(lambda: all(one.is_leader for one in made), "both")

@@ -14,9 +14,9 @@ from fleetnet import errors, relay
 from fleetnet import frame as wire
 from fleetnet.ports import port
 from fleetnet.session import Session
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.reading import Reader
 from fleetnet_server.store.postgres.store import PostgresStore
+from fleetnet_server.store_place import PostgresPlace
 from server.core import relay_rig
 from server.core.relay_rig import BODY, EPOCH, Link
 from server.store.postgres_server import PostgresServer

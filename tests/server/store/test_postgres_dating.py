@@ -8,11 +8,11 @@ import pytest
 from fleetnet.frame import RAW
 from fleetnet.readings import encode_raw
 from fleetnet_server.errors import StoreError
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import backlog, dating
 from fleetnet_server.store.postgres.backlog import Backlog
 from fleetnet_server.store.postgres.copy_side import PgSide
 from fleetnet_server.store.postgres.selecting import query
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import PATIENCE_S
 from server.store.postgres_world import NOW, Node, rows
 

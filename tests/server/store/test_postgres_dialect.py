@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from fleetnet_server.errors import ConfigError, StoreError, StoreUnavailable
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect, explained
 from fleetnet_server.store.postgres.database import PostgresDatabase
 from fleetnet_server.store.postgres.dialect import PgConnection, translate
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import PATIENCE_S, PostgresServer
 
 
@@ -38,15 +38,8 @@ def test_places_of_values(sql: str, text: str, numbers: tuple[int, ...] | None) 
 
 
 @pytest.fixture
-def place(postgres: PostgresServer) -> Iterator[PostgresPlace]:
-    made = postgres.database()
-    yield made
-    postgres.drop(made)
-
-
-@pytest.fixture
-def connection(place: PostgresPlace) -> Iterator[PgConnection]:
-    with connect(place) as raw:
+def connection(own_place: PostgresPlace) -> Iterator[PgConnection]:
+    with connect(own_place) as raw:
         raw.execute("CREATE TEMPORARY TABLE kept(a BIGINT, b TEXT, c BYTEA, d DOUBLE PRECISION)")
         yield PgConnection(raw)
 
@@ -87,52 +80,54 @@ def refused(place: PostgresPlace, sql: str) -> StoreError | StoreUnavailable:
     return caught.value
 
 
-def test_errors_say_what_helps(postgres: PostgresServer, place: PostgresPlace) -> None:
+def test_errors_say_what_helps(postgres: PostgresServer, own_place: PostgresPlace) -> None:
     def fails(place: PostgresPlace, sql: str, kind: type[Exception], words: str) -> None:
         error = refused(place, sql)
         assert type(error) is kind, error
         assert words in str(error)
         assert postgres.password not in str(error)
 
-    fails(place, "SELECT * FROM nothing", StoreError, "fleetnet store migrate")
-    fails(place, "CREATE TABLE public.x(a INTEGER)", StoreError, "fleetnet store roles")
+    fails(own_place, "SELECT * FROM nothing", StoreError, "fleetnet store migrate")
+    fails(own_place, "CREATE TABLE public.x(a INTEGER)", StoreError, "fleetnet store roles")
     fails(postgres.place("no_such"), "SELECT 1", StoreError, "createdb")
-    fails(place._replace(password_file=None), "SELECT 1", StoreError, "postgres.password")
-    fails(place.as_user("nobody_here"), "SELECT 1", StoreError, "postgres.password")
+    fails(own_place._replace(password_file=None), "SELECT 1", StoreError, "postgres.password")
+    fails(own_place.as_user("nobody_here"), "SELECT 1", StoreError, "postgres.password")
     fails(
-        place, "BEGIN READ ONLY; INSERT INTO renewals VALUES(1, 2)",
+        own_place, "BEGIN READ ONLY; INSERT INTO renewals VALUES(1, 2)",
         StoreUnavailable, "standby",
     )  # fmt: skip
-    fails(place, "SET statement_timeout = 1; SELECT pg_sleep(5)", StoreUnavailable, "too long")
+    fails(own_place, "SET statement_timeout = 1; SELECT pg_sleep(5)", StoreUnavailable, "too long")
     away = PostgresPlace("postgresql://x@/f?host=/nowhere")
     fails(away, "SELECT 1", StoreUnavailable, "is the database server up")
     with postgres.admin() as admin:
-        admin.execute(f"ALTER DATABASE {place.database} CONNECTION LIMIT 0")
-    error = refused(place, "SELECT 1")
+        admin.execute(f"ALTER DATABASE {own_place.database} CONNECTION LIMIT 0")
+    error = refused(own_place, "SELECT 1")
     assert isinstance(error, StoreUnavailable), error
     with postgres.admin() as admin:
-        admin.execute(f"ALTER DATABASE {place.database} SET default_transaction_read_only = on")
-        admin.execute(f"ALTER DATABASE {place.database} CONNECTION LIMIT -1")
-    error = refused(place, "SELECT 1")
+        admin.execute(f"ALTER DATABASE {own_place.database} SET default_transaction_read_only = on")
+        admin.execute(f"ALTER DATABASE {own_place.database} CONNECTION LIMIT -1")
+    error = refused(own_place, "SELECT 1")
     assert isinstance(error, StoreUnavailable), error
     assert "standby" in str(error)
 
 
-def test_a_password_is_its_owners_alone(place: PostgresPlace, tmp_path: Path) -> None:
+def test_a_password_is_its_owners_alone(own_place: PostgresPlace, tmp_path: Path) -> None:
     file = tmp_path / "postgres.password"
     file.write_text("x\n")
     file.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
-        connect(place._replace(password_file=file))
+        connect(own_place._replace(password_file=file))
     file.chmod(0o600)
-    assert "password" in str(refused(place._replace(password_file=file), "SELECT 1"))
+    assert "password" in str(refused(own_place._replace(password_file=file), "SELECT 1"))
     file.write_text("\n")
     with pytest.raises(ConfigError, match="is empty"):
-        connect(place._replace(password_file=file))
+        connect(own_place._replace(password_file=file))
 
 
-def test_a_database_comes_back_by_itself(postgres: PostgresServer, place: PostgresPlace) -> None:
-    with PostgresDatabase(place) as database:
+def test_a_database_comes_back_by_itself(
+    postgres: PostgresServer, own_place: PostgresPlace
+) -> None:
+    with PostgresDatabase(own_place) as database:
         database.transact(
             lambda c: c.execute("INSERT INTO devices(name, created_ms) VALUES('a', 1)")
         )
@@ -150,9 +145,9 @@ def test_a_database_comes_back_by_itself(postgres: PostgresServer, place: Postgr
 
 
 def test_a_commit_of_which_nobody_knows_is_not_tried_again(
-    postgres: PostgresServer, place: PostgresPlace
+    postgres: PostgresServer, own_place: PostgresPlace
 ) -> None:
-    with postgres.admin(place.database) as admin, PostgresDatabase(place) as database:
+    with postgres.admin(own_place.database) as admin, PostgresDatabase(own_place) as database:
         admin.execute(
             "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN PERFORM pg_sleep(300); RETURN NULL; END $$"
@@ -184,9 +179,9 @@ def test_a_commit_of_which_nobody_knows_is_not_tried_again(
         assert database.read("SELECT name FROM devices") == []
 
 
-def test_transactions_follow_one_another(place: PostgresPlace) -> None:
+def test_transactions_follow_one_another(own_place: PostgresPlace) -> None:
     """Who counts and adds one loses no number, on however many connections."""
-    with PostgresDatabase(place) as database:
+    with PostgresDatabase(own_place) as database:
         database.transact(
             lambda c: c.execute("INSERT INTO devices(id, name, created_ms) VALUES(1, 'a', 1)")
         )
@@ -200,7 +195,7 @@ def test_transactions_follow_one_another(place: PostgresPlace) -> None:
         )
 
     def many() -> None:
-        with PostgresDatabase(place) as database:
+        with PostgresDatabase(own_place) as database:
             for _ in range(10):
                 database.transact(work)
 
@@ -209,12 +204,12 @@ def test_transactions_follow_one_another(place: PostgresPlace) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    with PostgresDatabase(place) as database:
+    with PostgresDatabase(own_place) as database:
         assert database.read("SELECT edit, version FROM configs") == [(40, 40)]
 
 
-def test_a_transaction_that_was_in_the_way_is_run_again(place: PostgresPlace) -> None:
-    with PostgresDatabase(place) as database:
+def test_a_transaction_that_was_in_the_way_is_run_again(own_place: PostgresPlace) -> None:
+    with PostgresDatabase(own_place) as database:
         runs: list[int] = []
 
         def work(connection: Any) -> int:

@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import replica as replica_module
 from fleetnet_server.store.postgres.connect import connect
 from fleetnet_server.store.postgres.database import PostgresDatabase
 from fleetnet_server.store.postgres.replica import Replica
 from fleetnet_server.store.postgres.store import PostgresStore
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import (
     PATIENCE_S,
     PostgresServer,

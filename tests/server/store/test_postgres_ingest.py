@@ -11,9 +11,9 @@ from fleetnet.frame import CONFIG_STATE, EVENT, RAW, RESULT
 from fleetnet.readings import encode_event, encode_raw
 from fleetnet_server.core.relay_ports import Relayed
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.expanding import expand
 from fleetnet_server.store.query import decode_value
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import PATIENCE_S, PostgresServer
 from server.store.postgres_world import EPOCH, NOW, Node, Way, rows, stored
 
@@ -294,11 +294,14 @@ def test_what_waited_is_written_once_when_its_batch_is_given_up(
     way = Way(place, postgres.folder, tmp_path)
     far = Node(way.place, "far")
     far.begin()
+    epoch = far.epochs[1, EPOCH]
     assert far.store.defer_audit((NOW, "server", "device-seen", "cam-1", "{}"))
+    far.store.note_gap(1, epoch, 9, 1, 4)
     way.cut = "behind"
     with pytest.raises(StoreUnavailable):
         far.store.commit([far.reading(1)])
     assert far.store.defer_audit((NOW + 1, "server", "device-seen", "cam-1", "{}"))
+    far.store.note_gap(1, epoch, 9, 5, 7)  # of one with the gap that is stored by now
     until = time.monotonic() + PATIENCE_S
     while far.store.has_deferred and time.monotonic() < until:
         try:
@@ -309,6 +312,7 @@ def test_what_waited_is_written_once_when_its_batch_is_given_up(
     way.close()
     found = rows(place, "SELECT at_ms FROM audit WHERE action = 'device-seen' ORDER BY 1")
     assert found == [(NOW,), (NOW + 1,)]
+    assert rows(place, "SELECT max(last) FROM gaps WHERE stream = 9") == [(7,)]
 
 
 def test_an_event_is_no_reading(node: Node, place: PostgresPlace) -> None:

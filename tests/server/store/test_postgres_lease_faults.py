@@ -2,17 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 
 import pytest
 
 from fleetnet_server.core.ports import Committed, SessionAbout
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import leases
 from fleetnet_server.store.postgres.connect import connect
 from fleetnet_server.store.postgres.lease_rows import FENCES
 from fleetnet_server.store.postgres.store import PostgresStore
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import PATIENCE_S, PostgresServer
 from server.store.postgres_world import EPOCH, Node, opened, rows
 
@@ -20,13 +19,11 @@ ABOUT = SessionAbout("tls", "192.0.2.1")
 
 
 @pytest.fixture
-def place(postgres: PostgresServer) -> Iterator[PostgresPlace]:
-    found = postgres.database()
-    with PostgresStore(found) as store:
+def place(own_place: PostgresPlace) -> PostgresPlace:
+    with PostgresStore(own_place) as store:
         store.add_device("cam-1")
         store.add_device("cam-2")
-    yield found
-    postgres.drop(found)
+    return own_place
 
 
 def test_no_epoch_gets_the_number_that_a_killed_server_gave_another(

@@ -9,25 +9,25 @@ import pytest
 from fleetnet_server.core.ports import Committed, SessionAbout
 from fleetnet_server.core.relay_ports import Relayed
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.store import PostgresStore
 from fleetnet_server.store.postgres.watermarks import Marks
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import PATIENCE_S, PostgresServer
-from server.store.postgres_world import EPOCH, NOW, Node, empty, opened, rows, stored
+from server.store.postgres_world import EPOCH, NOW, Node, opened, rows, stored
 
 ABOUT = SessionAbout("tls", "192.0.2.1", "fleetnet 1")
 
 
 @pytest.fixture
-def place(postgres: PostgresServer, database: PostgresPlace) -> PostgresPlace:
-    with PostgresStore(empty(postgres, database)) as store:
+def place(place: PostgresPlace) -> PostgresPlace:
+    with PostgresStore(place) as store:
         store.transact(
             lambda connection: connection.executemany(
                 "INSERT INTO devices(name, created_ms) VALUES(?, ?)",
                 [(f"cam-{number}", NOW) for number in range(1, 41)],
             )
         )
-    return database
+    return place
 
 
 def test_the_old_nodes_commit_is_refused(place: PostgresPlace) -> None:

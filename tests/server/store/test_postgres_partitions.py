@@ -8,7 +8,6 @@ from contextlib import suppress
 import pytest
 from psycopg.errors import LockNotAvailable
 
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import partitions
 from fleetnet_server.store.postgres.connect import connect
 from fleetnet_server.store.postgres.partitions import Partitions
@@ -16,6 +15,7 @@ from fleetnet_server.store.postgres.reading import snapshot
 from fleetnet_server.store.postgres.schema_messages import DAY_MS
 from fleetnet_server.store.postgres.schema_readings import WEEK_MS
 from fleetnet_server.store.postgres.selecting import query, search
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import PostgresServer
 from server.store.postgres_world import NOW, Node, rows
 

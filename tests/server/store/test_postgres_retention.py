@@ -9,7 +9,6 @@ import pytest
 from fleetnet.frame import EVENT
 from fleetnet_server.core.bodies import Message
 from fleetnet_server.errors import StoreError
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import partitions as making
 from fleetnet_server.store.postgres import pruning
 from fleetnet_server.store.postgres.partitions import Partitions
@@ -17,6 +16,7 @@ from fleetnet_server.store.postgres.pruning import KEEP_MS, Pruning
 from fleetnet_server.store.postgres.retention import PostgresRetention
 from fleetnet_server.store.postgres.schema_messages import DAY_MS
 from fleetnet_server.store.postgres.schema_readings import WEEK_MS
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import PostgresServer
 from server.store.postgres_world import Node, rows
 

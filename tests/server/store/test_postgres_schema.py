@@ -15,10 +15,10 @@ import pytest
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store import schema
 from fleetnet_server.store.opening import open_store
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import migrations, roles
 from fleetnet_server.store.postgres.connect import connect
 from fleetnet_server.store.postgres.schema_control import CONTROL_TABLES, STREAM_TABLES
+from fleetnet_server.store_place import PostgresPlace
 from server.cli.running import environment
 from server.store.postgres_server import (
     ADMIN,
@@ -39,15 +39,8 @@ def empty(postgres: PostgresServer) -> Iterator[PostgresPlace]:
     postgres.drop(made)
 
 
-@pytest.fixture
-def place(postgres: PostgresServer) -> Iterator[PostgresPlace]:
-    made = postgres.database()
-    yield made
-    postgres.drop(made)
-
-
-def tables(postgres: PostgresServer, place: PostgresPlace) -> set[str]:
-    with postgres.admin(place.database) as connection:
+def tables(postgres: PostgresServer, own_place: PostgresPlace) -> set[str]:
+    with postgres.admin(own_place.database) as connection:
         rows = connection.execute(
             "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
             " AND relkind IN ('r', 'p')"
@@ -61,7 +54,7 @@ def tables(postgres: PostgresServer, place: PostgresPlace) -> set[str]:
 def test_two_programs_at_once_make_it_once(empty: PostgresPlace) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from fleetnet_server.store.places import PostgresPlace\n"
+        "from fleetnet_server.store_place import PostgresPlace\n"
         "from fleetnet_server.store.postgres.migrations import migrate\n"
         "sys.stdin.read(1); print(*migrate(PostgresPlace(sys.argv[1], Path(sys.argv[2]))))"
     )
@@ -125,11 +118,11 @@ def test_who_does_not_own_the_tables_cannot_migrate(
         migrations.migrate(postgres.place(empty.database, SERVER))
 
 
-def test_the_control_tables_are_those_of_sqlite(place: PostgresPlace, tmp_path: Path) -> None:
+def test_the_control_tables_are_those_of_sqlite(own_place: PostgresPlace, tmp_path: Path) -> None:
     """The same names and columns: one text of SQL for both."""
     file = schema.open_writable(tmp_path / "fleet.db")
     more = {"bridges": {"xid"}}
-    with connect(place) as connection:
+    with connect(own_place) as connection:
         for table in (*CONTROL_TABLES, *STREAM_TABLES):
             wanted = {row[1] for row in file.execute(f"PRAGMA table_info({table})")}
             found = connection.execute(
@@ -152,8 +145,8 @@ def refusal(place: PostgresPlace, sql: str) -> str:
     return str(caught.value)
 
 
-def test_what_a_server_may_not_do(postgres: PostgresServer, place: PostgresPlace) -> None:
-    with connect(place) as connection:
+def test_what_a_server_may_not_do(postgres: PostgresServer, own_place: PostgresPlace) -> None:
+    with connect(own_place) as connection:
         connection.execute("INSERT INTO audit(at_ms, actor, action) VALUES(1, 'a', 'b')")
     for sql in (
         "UPDATE audit SET actor = 'eve'",
@@ -166,8 +159,8 @@ def test_what_a_server_may_not_do(postgres: PostgresServer, place: PostgresPlace
         f"SET ROLE {OWNER}",
         "SELECT pg_read_file('/etc/passwd')",
     ):
-        assert "permission denied" in refusal(place, sql), sql
-    assert "must be superuser" in refusal(place, "COPY devices TO PROGRAM 'cat'")
+        assert "permission denied" in refusal(own_place, sql), sql
+    assert "must be superuser" in refusal(own_place, "COPY devices TO PROGRAM 'cat'")
     for sql in (
         "DROP TABLE audit",
         "ALTER TABLE audit DISABLE TRIGGER ALL",
@@ -175,23 +168,23 @@ def test_what_a_server_may_not_do(postgres: PostgresServer, place: PostgresPlace
         "DROP TRIGGER audit_stays ON audit",
         "CREATE OR REPLACE FUNCTION fleetnet_refuse() RETURNS trigger LANGUAGE sql AS ''",
     ):
-        said = refusal(place, sql)
+        said = refusal(own_place, sql)
         assert "must be owner" in said or "permission denied" in said, sql
-    with postgres.admin(place.database) as connection:
+    with postgres.admin(own_place.database) as connection:
         assert connection.execute("SELECT actor FROM audit").fetchall() == [("a",)]
 
 
-def test_nobody_changes_the_audit_log(postgres: PostgresServer, place: PostgresPlace) -> None:
+def test_nobody_changes_the_audit_log(postgres: PostgresServer, own_place: PostgresPlace) -> None:
     """The tables' owner would have to drop the trigger first, and that is seen."""
-    with connect(place) as connection:
+    with connect(own_place) as connection:
         connection.execute("INSERT INTO audit(at_ms, actor, action) VALUES(1, 'a', 'b')")
     for user in (OWNER, ADMIN):
         for sql in ("UPDATE audit SET actor = 'eve'", "DELETE FROM audit", "TRUNCATE audit"):
-            assert "append-only" in refusal(postgres.place(place.database, user), sql)
+            assert "append-only" in refusal(postgres.place(own_place.database, user), sql)
 
 
-def test_what_a_reader_sees(postgres: PostgresServer, place: PostgresPlace) -> None:
-    reader = postgres.place(place.database, READER)
+def test_what_a_reader_sees(postgres: PostgresServer, own_place: PostgresPlace) -> None:
+    reader = postgres.place(own_place.database, READER)
     hidden = (
         "psks", "tokens", "claims", "commands", "configs", "audit", "identities", "messages",
         "blobs", "leases", "readings",
@@ -207,10 +200,10 @@ def test_what_a_reader_sees(postgres: PostgresServer, place: PostgresPlace) -> N
         assert connection.execute("SHOW transaction_read_only").fetchone() == ("on",)
 
 
-def test_what_a_reader_reads(postgres: PostgresServer, place: PostgresPlace) -> None:
+def test_what_a_reader_reads(postgres: PostgresServer, own_place: PostgresPlace) -> None:
     rows = [(1000, 3.0, ""), (2000, 1.5, None), (3000, 9e18, "9000000000000000001"),
             (4000, None, '"open"'), (5000, -0.0, "-0.0")]  # fmt: skip
-    with connect(place) as connection:
+    with connect(own_place) as connection:
         connection.execute("INSERT INTO devices(id, name, created_ms) VALUES(1, 'cam-1', 1)")
         connection.execute("INSERT INTO epochs(id, device, epoch) VALUES(1, 1, '\\xab')")
         connection.execute("INSERT INTO series(id, device, channel) VALUES(1, 1, 'temp')")
@@ -224,7 +217,7 @@ def test_what_a_reader_reads(postgres: PostgresServer, place: PostgresPlace) -> 
         "SELECT device, channel, unix_ms, number, value, epoch FROM device_readings"
         " WHERE device = 'cam-1' ORDER BY at"
     )
-    reader = postgres.place(place.database, READER)
+    reader = postgres.place(own_place.database, READER)
     with connect(reader, writes=False) as connection:
         found = connection.execute(asked).fetchall()
     texts = ["3", "1.5", "9000000000000000001", '"open"', "-0.0"]
@@ -232,14 +225,14 @@ def test_what_a_reader_reads(postgres: PostgresServer, place: PostgresPlace) -> 
         ("cam-1", "temp", t, number, text, "ab")
         for (t, number, _value), text in zip(rows, texts, strict=True)
     ]
-    with connect(place) as connection:
+    with connect(own_place) as connection:
         connection.execute("UPDATE devices SET state = 'quarantined'")
     with connect(reader, writes=False) as connection:
         assert connection.execute(asked).fetchall() == []
 
 
-def test_a_server_can_do_what_it_needs(place: PostgresPlace) -> None:
-    with connect(place) as connection:
+def test_a_server_can_do_what_it_needs(own_place: PostgresPlace) -> None:
+    with connect(own_place) as connection:
         for table in (*CONTROL_TABLES, *STREAM_TABLES, "messages", "readings", "series"):
             connection.execute(f"SELECT * FROM {table}")
             lacks = connection.execute(
@@ -281,10 +274,10 @@ def test_roles_are_made_twice_and_passwords_once(tmp_path: Path) -> None:
 # -- order ---------------------------------------------------------------------------------
 
 
-def test_numbers_are_in_order_of_commit(place: PostgresPlace) -> None:
+def test_numbers_are_in_order_of_commit(own_place: PostgresPlace) -> None:
     """Who looks for news behind the newest number misses none, also of plain statements."""
     numbers: list[int] = []
-    with connect(place) as first, connect(place) as second:
+    with connect(own_place) as first, connect(own_place) as second:
 
         def write(connection: Any) -> None:
             row = connection.execute(
@@ -296,7 +289,7 @@ def test_numbers_are_in_order_of_commit(place: PostgresPlace) -> None:
         write(first)
         other = threading.Thread(target=write, args=(second,))
         other.start()
-        with connect(place) as third:
+        with connect(own_place) as third:
             wait = "SELECT count(*) FROM pg_locks WHERE locktype = 'relation' AND NOT granted"
             while third.execute(wait).fetchone() == (0,):
                 assert other.is_alive(), "it did not wait for the commit of the first"

@@ -23,13 +23,13 @@ from fleetnet_server.core.ports import SessionAbout
 from fleetnet_server.core.shared_presence import SharedPresence
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.store.commands import CommandTable
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect
 from fleetnet_server.store.postgres.database import PostgresDatabase
 from fleetnet_server.store.postgres.leadership import Leadership, lock_key
 from fleetnet_server.store.postgres.locks import TAKE_FEED
 from fleetnet_server.store.postgres.replica import Replica
 from fleetnet_server.store.postgres.store import PostgresStore
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import (
     PATIENCE_S,
     READER,
@@ -40,16 +40,9 @@ from server.store.postgres_world import NOW, Node, opened, rows
 
 
 @pytest.fixture
-def place(postgres: PostgresServer) -> Iterator[PostgresPlace]:
-    made = postgres.database()
-    yield made
-    postgres.drop(made)
-
-
-@pytest.fixture
-def reader(postgres: PostgresServer, place: PostgresPlace) -> Iterator[Any]:
+def reader(postgres: PostgresServer, own_place: PostgresPlace) -> Iterator[Any]:
     """A connection of who may only read."""
-    with connect(postgres.place(place.database, READER), writes=False) as connection:
+    with connect(postgres.place(own_place.database, READER), writes=False) as connection:
         yield connection
 
 
@@ -62,10 +55,10 @@ async def happens(condition: Callable[[], object]) -> None:
 # -- a machine without power ---------------------------------------------------------------
 
 
-def test_the_server_asks_whether_its_client_is_there(place: PostgresPlace) -> None:
+def test_the_server_asks_whether_its_client_is_there(own_place: PostgresPlace) -> None:
     """Else the locks of a machine without power stay for two hours (tests run without TCP)."""
     asked = "SELECT name, reset_val FROM pg_settings WHERE name LIKE 'tcp_%%'"
-    assert dict(rows(place, asked)) == {
+    assert dict(rows(own_place, asked)) == {
         "tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5",
         "tcp_keepalives_count": "3", "tcp_user_timeout": "15000",
     }  # fmt: skip
@@ -75,10 +68,13 @@ def test_the_server_asks_whether_its_client_is_there(place: PostgresPlace) -> No
 
 
 def test_a_senseless_notification_does_not_stop_the_replica(
-    place: PostgresPlace, reader: Any
+    own_place: PostgresPlace, reader: Any
 ) -> None:
     listening = threading.Event()
-    with Following(place, on_listening=listening.set) as replica, PostgresStore(place) as store:
+    with (
+        Following(own_place, on_listening=listening.set) as replica,
+        PostgresStore(own_place) as store,
+    ):
         assert listening.wait(PATIENCE_S)
         for text in ("", "boom", "1 two three", "1 2"):
             reader.execute("SELECT pg_notify('fleetnet_leases', %s)", (text,))
@@ -87,14 +83,14 @@ def test_a_senseless_notification_does_not_stop_the_replica(
         assert replica.loads == 1
 
 
-def test_the_replica_survives_whatever_its_listener_does(place: PostgresPlace) -> None:
+def test_the_replica_survives_whatever_its_listener_does(own_place: PostgresPlace) -> None:
     failing = [ZeroDivisionError("once")]
 
     def on_change() -> None:
         if threading.current_thread().name == "fleetnet-replica" and failing:
             raise failing.pop()
 
-    with Following(place, on_change=on_change) as replica, PostgresStore(place) as store:
+    with Following(own_place, on_change=on_change) as replica, PostgresStore(own_place) as store:
         store.add_device("cam-1")
         wait_until(lambda: replica.loads >= 2, "all is loaded anew")
         store.add_device("cam-2")
@@ -115,9 +111,9 @@ class Following(Replica):
         self.close()
 
 
-async def test_a_forged_lease_sends_no_device_away(place: PostgresPlace, reader: Any) -> None:
+async def test_a_forged_lease_sends_no_device_away(own_place: PostgresPlace, reader: Any) -> None:
     lost: list[int] = []
-    with PostgresStore(place, node="one", replica=True) as one:
+    with PostgresStore(own_place, node="one", replica=True) as one:
         one.on_lost = lost.append
         await asyncio.to_thread(one.add_device, "cam-1")
         await one.begin(1, b"epoch-01", SessionAbout("tls", "192.0.2.1"))
@@ -125,7 +121,7 @@ async def test_a_forged_lease_sends_no_device_away(place: PostgresPlace, reader:
             reader.execute("SELECT pg_notify('fleetnet_leases', %s)", (f"1 {fence} thief",))
         seen = await asyncio.to_thread(one.add_device, "cam-2")
         assert one.lookup(seen.name)
-        two = await asyncio.to_thread(Node, place, "two")
+        two = await asyncio.to_thread(Node, own_place, "two")
         await asyncio.to_thread(two.begin)
         await happens(lambda: lost)
         await asyncio.to_thread(two.close)
@@ -136,8 +132,8 @@ async def test_a_forged_lease_sends_no_device_away(place: PostgresPlace, reader:
 
 
 @pytest.fixture
-def store(place: PostgresPlace) -> Iterator[PostgresStore]:
-    with PostgresStore(place, node="one", replica=True) as made:
+def store(own_place: PostgresPlace) -> Iterator[PostgresStore]:
+    with PostgresStore(own_place, node="one", replica=True) as made:
         yield made
 
 
@@ -190,7 +186,7 @@ async def test_a_bridge_that_fails_anyhow_is_another_nodes(
 # -- who stands still ----------------------------------------------------------------------
 
 
-def test_a_reader_cannot_take_what_servers_wait_for(place: PostgresPlace, reader: Any) -> None:
+def test_a_reader_cannot_take_what_servers_wait_for(own_place: PostgresPlace, reader: Any) -> None:
     bridge = lock_key("lead bridge")
     for sql in (
         f"SELECT pg_advisory_lock({bridge[0]}, {bridge[1]})",
@@ -209,9 +205,9 @@ def test_a_reader_cannot_take_what_servers_wait_for(place: PostgresPlace, reader
     assert found == ["1min", "1min"]
 
 
-def test_who_stands_still_with_the_feed_holds_up_no_readings(place: PostgresPlace) -> None:
-    node = Node(place)
-    with opened(node), connect(place) as stuck:
+def test_who_stands_still_with_the_feed_holds_up_no_readings(own_place: PostgresPlace) -> None:
+    node = Node(own_place)
+    with opened(node), connect(own_place) as stuck:
         node.store.add_device("cam-1")
         node.begin()
         row = (NOW, "test", "looked", None, "{}")
@@ -223,29 +219,29 @@ def test_who_stands_still_with_the_feed_holds_up_no_readings(place: PostgresPlac
         node.store.defer_audit(row)
         node.commit([])
         assert node.store.has_deferred
-        assert rows(place, kept) == [(0,)]
+        assert rows(own_place, kept) == [(0,)]
         result = node.make(3, b'["an id", "ok", 1]', kind=RESULT)
         with pytest.raises(StoreUnavailable, match="lock"):
             node.store.commit([result])
         stuck.execute("ROLLBACK")
         assert node.commit([result, node.reading(4)]) == [0, 1]
         assert not node.store.has_deferred
-        assert rows(place, kept) == [(2,)]
+        assert rows(own_place, kept) == [(2,)]
 
 
-def test_the_last_rows_of_the_audit_log_wait_for_who_stands_still(place: PostgresPlace) -> None:
-    node = Node(place)
-    with connect(place) as stuck:
+def test_the_last_rows_of_the_audit_log_wait_for_who_stands_still(own_place: PostgresPlace) -> None:
+    node = Node(own_place)
+    with connect(own_place) as stuck:
         stuck.execute("BEGIN")
         stuck.execute(TAKE_FEED)
         node.store.defer_audit((NOW, "test", "looked", None, "{}"))
         node.commit([])
         closing = threading.Thread(target=node.close)
         closing.start()
-        wait_until(lambda: rows(place, _WAITS_FOR_FEED) == [(1,)], "it waits")
+        wait_until(lambda: rows(own_place, _WAITS_FOR_FEED) == [(1,)], "it waits")
         stuck.execute("ROLLBACK")
         closing.join(PATIENCE_S)
-    assert rows(place, "SELECT action FROM audit") == [("looked",)]
+    assert rows(own_place, "SELECT action FROM audit") == [("looked",)]
 
 
 _WAITS_FOR_FEED = (
@@ -253,14 +249,14 @@ _WAITS_FOR_FEED = (
 )
 
 
-def test_a_program_that_stands_still_in_a_transaction_is_ended(place: PostgresPlace) -> None:
-    with PostgresDatabase(place) as database:
+def test_a_program_that_stands_still_in_a_transaction_is_ended(own_place: PostgresPlace) -> None:
+    with PostgresDatabase(own_place) as database:
         asked = "SELECT current_setting('idle_in_transaction_session_timeout')"
         assert database.transact(lambda c: c.execute(asked).fetchall()) == [("5s",)]
 
         def stands_still(connection: Any) -> None:
             connection.execute("SET LOCAL idle_in_transaction_session_timeout = '50ms'")
-            wait_until(lambda: not rows(place, _IS_IN_TRANSACTION), "its end")
+            wait_until(lambda: not rows(own_place, _IS_IN_TRANSACTION), "its end")
             connection.execute("SELECT 1")
 
         with pytest.raises(StoreUnavailable, match="stood still"):

@@ -1,4 +1,4 @@
-"""What is read of a store is the same whether it is SQLite or PostgreSQL."""
+"""What is read of a store is the same whatever the store is (KINDS of two_stores.py)."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -14,20 +14,20 @@ from fleetnet_server.store.query import query
 from fleetnet_server.store.selection import Selection, device_names, select
 from fleetnet_server.store.summaries import has_sums, stored, summarize, summarize_all
 from fleetnet_server.store.views import Views
-from server.store.postgres_server import PostgresServer
 from server.store.reading_world import HOUR, NOW, World, fill
+from server.store.two_stores import KINDS, new_place
 
 Ask = Callable[[World, Views], Any]
 
 
 @pytest.fixture(scope="module")
 def worlds(
-    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, tuple[World, Views]]]:
     folder = tmp_path_factory.mktemp("fleet")
     made = {}
-    for kind, place in (("sqlite", folder / "fleet.db"), ("postgres", postgres.database())):
-        world = World(place, folder)
+    for kind in KINDS:
+        world = World(new_place(kind, request, folder), folder)
         fill(world)
         made[kind] = (world, Views(folder, world.store))
     yield made
@@ -181,8 +181,10 @@ EMPTY = ("what text cannot be", "no channel", "no time", "quarantined", "alarms 
 
 @pytest.mark.parametrize("asked", ASKED)
 def test_same_answer(worlds: dict[str, tuple[World, Views]], asked: str) -> None:
-    expected = exactly(ASKED[asked](*worlds["sqlite"]))
-    assert exactly(ASKED[asked](*worlds["postgres"])) == expected
+    first, *others = KINDS
+    expected = exactly(ASKED[asked](*worlds[first]))
+    for kind in others:
+        assert exactly(ASKED[asked](*worlds[kind])) == expected, kind
     assert len(expected) > 20 or asked in EMPTY
 
 
@@ -192,11 +194,13 @@ def test_a_channel_in_pages(worlds: dict[str, tuple[World, Views]]) -> None:
         kind: [rows for rows, _at in pages(readings("cam-2", "h"), 3)(*world)]
         for kind, world in worlds.items()
     }
-    assert exactly(found["postgres"]) == exactly(found["sqlite"])
-    assert len(found["sqlite"]) > 5
+    first, *others = KINDS
+    for kind in others:
+        assert exactly(found[kind]) == exactly(found[first]), kind
+    assert len(found[first]) > 5
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "ask",
     [
@@ -218,7 +222,7 @@ def test_what_is_not_there(
         ask(worlds[kind][0].place)
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_that_nobody_reads_to_its_end(
     worlds: dict[str, tuple[World, Views]], kind: str
 ) -> None:

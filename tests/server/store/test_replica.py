@@ -11,34 +11,25 @@ import pytest
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
 from fleetnet_server.errors import StoreError
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import nodes, schema_cluster
 from fleetnet_server.store.postgres.connect import connect
 from fleetnet_server.store.postgres.copied import NotCopied
 from fleetnet_server.store.postgres.database import PostgresDatabase
 from fleetnet_server.store.postgres.replica import Replica
 from fleetnet_server.store.postgres.schema_cluster import LAST_CHANGE, REPLICATED
+from fleetnet_server.store_place import PostgresPlace
 from server.store.postgres_server import PATIENCE_S, PostgresServer, wait_until
+from server.store.postgres_world import cut
 
 Write = Callable[[Any, random.Random], None]
 
-
-@pytest.fixture
-def place(postgres: PostgresServer) -> Iterator[PostgresPlace]:
-    made = postgres.database()
-    yield made
-    postgres.drop(made)
+# What the replica asks: LIKE, of its connection alone.
+FEED = "%FROM feed%"
 
 
 @pytest.fixture
-def database(place: PostgresPlace) -> Iterator[PostgresDatabase]:
-    with PostgresDatabase(place) as made:
-        yield made
-
-
-@pytest.fixture
-def replica(place: PostgresPlace) -> Iterator[Replica]:
-    made = Replica(place)
+def replica(own_place: PostgresPlace) -> Iterator[Replica]:
+    made = Replica(own_place)
     made.start()
     yield made
     made.close()
@@ -145,20 +136,20 @@ def write_randomly(place: PostgresPlace, seed: int, count: int) -> None:
 
 
 def test_the_copy_equals_the_tables_after_random_writes_of_three_programs(
-    place: PostgresPlace, database: PostgresDatabase
+    own_place: PostgresPlace, database: PostgresDatabase
 ) -> None:
     """It begins in the middle of them, and its connection is cut again and again."""
     write(database, "INSERT INTO devices(name, created_ms) VALUES('first', 1)")
     writers = [
-        threading.Thread(target=write_randomly, args=(place, seed, 60)) for seed in (1, 2, 3)
+        threading.Thread(target=write_randomly, args=(own_place, seed, 60)) for seed in (1, 2, 3)
     ]
     for one in writers:
         one.start()
-    replica = Replica(place)
+    replica = Replica(own_place)
     replica.start()
     try:
         while any(one.is_alive() for one in writers):
-            cut(database)
+            cut(database, FEED)
             time.sleep(0.1)
         for one in writers:
             one.join()
@@ -179,14 +170,6 @@ def test_the_copy_equals_the_tables_after_random_writes_of_three_programs(
         replica.close()
 
 
-def cut(database: PostgresDatabase) -> None:
-    """End every other connection of this user, as a network does."""
-    database.read(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND pid <> pg_backend_pid() AND query LIKE '%FROM feed%'"
-    )
-
-
 # -- one thing at a time -----------------------------------------------------------------------
 
 
@@ -199,18 +182,20 @@ def test_what_this_node_wrote_it_reads(database: PostgresDatabase, replica: Repl
     assert replica.lag_s < PATIENCE_S
 
 
-def test_what_is_not_copied_is_not_read_as_empty(place: PostgresPlace, replica: Replica) -> None:
+def test_what_is_not_copied_is_not_read_as_empty(
+    own_place: PostgresPlace, replica: Replica
+) -> None:
     for table in ("messages", "epochs", "blobs", "readings", "restores"):
         with pytest.raises(NotCopied):
             replica.read(f"SELECT 1 FROM {table}")
 
 
 def test_it_goes_on_behind_a_cut_and_says_that_it_listens_again(
-    place: PostgresPlace, database: PostgresDatabase
+    own_place: PostgresPlace, database: PostgresDatabase
 ) -> None:
     heard: list[str] = []
     replica = Replica(
-        place,
+        own_place,
         on_change=lambda: heard.append("change"),
         on_listening=lambda: heard.append("listening"),
     )
@@ -218,7 +203,7 @@ def test_it_goes_on_behind_a_cut_and_says_that_it_listens_again(
     try:
         wait_until(lambda: "listening" in heard, "listening")
         heard.clear()
-        cut(database)
+        cut(database, FEED)
         wait_until(lambda: heard.count("listening") == 1, "listening again")
         heard.clear()
         assert replica.wait_for(add_device(database, "cam"), PATIENCE_S)
@@ -229,10 +214,10 @@ def test_it_goes_on_behind_a_cut_and_says_that_it_listens_again(
 
 
 def test_reads_go_on_while_the_database_is_away(
-    postgres: PostgresServer, place: PostgresPlace, database: PostgresDatabase
+    postgres: PostgresServer, own_place: PostgresPlace, database: PostgresDatabase
 ) -> None:
     add_device(database, "cam-1")
-    replica = Replica(place)
+    replica = Replica(own_place)
     replica.start()
     try:
         postgres.kill()
@@ -249,10 +234,10 @@ def test_reads_go_on_while_the_database_is_away(
 
 
 def test_a_node_that_was_away_for_too_long_loads_everything(
-    place: PostgresPlace, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+    own_place: PostgresPlace, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The changes that it lacks are gone; of the audit log it still misses nothing."""
-    replica = Replica(place)
+    replica = Replica(own_place)
     replica.start()
     try:
         audit = "INSERT INTO audit(at_ms, actor, action) VALUES(1, 'test', ?)"
@@ -264,7 +249,7 @@ def test_a_node_that_was_away_for_too_long_loads_everything(
             write(database, audit, (name,))
         add_device(database, "cam")
         write(database, "UPDATE changes SET at_ms = 0")
-        with connect(place) as connection:
+        with connect(own_place) as connection:
             nodes.prune(connection)
         assert database.read("SELECT count(*) FROM changes") == [(0,)]
         blocked.set()
@@ -278,23 +263,25 @@ def test_a_node_that_was_away_for_too_long_loads_everything(
 
 
 def test_another_database_in_its_place_is_loaded_anew(
-    place: PostgresPlace, database: PostgresDatabase, replica: Replica
+    own_place: PostgresPlace, database: PostgresDatabase, replica: Replica
 ) -> None:
     """As after the restore of a backup: the numbers of the changes are smaller."""
     for number in range(3):
         replica.wait_for(add_device(database, f"cam-{number}"), PATIENCE_S)
     write(database, "DELETE FROM devices WHERE name = 'cam-0'")
     write(database, "DELETE FROM changes")
-    cut(database)
+    cut(database, FEED)
     # One more when it looked between the two deletions.
     wait_until(lambda: replica.loads >= 2, "a load")
     assert replica.read("SELECT count(*) FROM devices") == [(2,)]
 
 
-def test_a_lease_that_moves_is_told(place: PostgresPlace, database: PostgresDatabase) -> None:
+def test_a_lease_that_moves_is_told(own_place: PostgresPlace, database: PostgresDatabase) -> None:
     told: list[tuple[int, int, str]] = []
     listening = threading.Event()
-    replica = Replica(place, on_lease=lambda *lease: told.append(lease), on_listening=listening.set)
+    replica = Replica(
+        own_place, on_lease=lambda *lease: told.append(lease), on_listening=listening.set
+    )
     replica.start()
     try:
         assert listening.wait(PATIENCE_S)
@@ -327,7 +314,7 @@ def test_bulk_changes_come_in_pieces(database: PostgresDatabase, replica: Replic
 
 
 def test_ended_commands_of_long_ago_are_not_kept(
-    place: PostgresPlace, database: PostgresDatabase
+    own_place: PostgresPlace, database: PostgresDatabase
 ) -> None:
     add_device(database, "cam")
     now = time.time_ns() // 1_000_000
@@ -338,7 +325,7 @@ def test_ended_commands_of_long_ago_are_not_kept(
             " VALUES(?, 1, 'x', '[]', 1, 1, ?)",
             (str(number), ended),
         )
-    replica = Replica(place)
+    replica = Replica(own_place)
     replica.start()
     try:
         numbers = [row[0] for row in replica.read("SELECT number FROM commands ORDER BY number")]

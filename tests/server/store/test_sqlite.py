@@ -270,3 +270,20 @@ def test_a_message_whose_boot_was_dated_on_its_way_gets_its_date(store: SqliteSt
     store.commit([reading(store, 1)])
     store.commit([reading(store, 1), late, raw])
     assert rows(store, "SELECT t0 FROM messages WHERE seq > 1") == [(1_005,), (1_005,)]
+
+
+def test_nothing_is_stored_where_nobody_finds_it_again(store: SqliteStore, tmp_path: Path) -> None:
+    """A file that was removed can still be written, until its last user closes it."""
+    store.commit([reading(store, 1)])
+    away = tmp_path / "away.db"
+    store.path.rename(away)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=r"was removed or replaced .*: put it back"):
+            store.commit([reading(store, 2)])
+    assert not store.path.exists(), "an empty store would hide that the old one is lost"
+    store.path.touch()
+    with pytest.raises(StoreUnavailable, match=r"was removed or replaced"):
+        store.commit([reading(store, 2)])
+    away.rename(store.path)
+    store.commit([reading(store, 2)])
+    assert rows(store, "SELECT seq FROM messages ORDER BY seq") == [(1,), (2,)]

@@ -10,26 +10,36 @@ import pytest
 
 from fleetnet_server.core.ports import SessionAbout
 from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.store_place import StorePlace
 
 KINDS = ("sqlite", "postgres")
+
+
+def new_place(kind: str, request: pytest.FixtureRequest, folder: Path) -> StorePlace:
+    """Make a store of one of KINDS; return where it is."""
+    if kind == "sqlite":
+        path = folder / "fleet.db"
+        SqliteStore(path).close()
+        return path
+    place: StorePlace = request.getfixturevalue("postgres").database()
+    return place
 
 
 @contextmanager
 def fresh_store(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
     """Open a store without anything in it, of the kind that ``request.param`` says."""
-    if request.param == "sqlite":
-        with SqliteStore(folder / "fleet.db") as store:
+    place = new_place(request.param, request, folder)
+    if isinstance(place, Path):
+        with SqliteStore(place) as store:
             yield store
         return
-    server = request.getfixturevalue("postgres")
     from fleetnet_server.store.postgres.store import PostgresStore
 
-    place = server.database()
     try:
         with PostgresStore(place, node="test", replica=False) as store:
             yield store
     finally:
-        server.drop(place)
+        request.getfixturevalue("postgres").drop(place)
 
 
 def begin(store: Any, device_id: int, epoch: bytes) -> int:

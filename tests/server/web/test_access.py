@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fleetnet_server.store.claims import token_hash
 from fleetnet_server.store.sqlite import SqliteStore
-from server.web.test_devices import online, until
+from server.web.devices import online, until
 from server.web.world import WebFleet
 
 

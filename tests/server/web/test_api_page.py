@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rules.tree import ROOT
+from server.web.devices import online
 from server.web.test_access import Enrolling
-from server.web.test_devices import online
 from server.web.test_scopes import routes
 from server.web.world import PATIENCE_S, WebFleet
 

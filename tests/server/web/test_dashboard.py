@@ -113,6 +113,30 @@ async def test_a_reading_appears_without_a_reload(browser: Browser, orchard: Orc
     await tab.close()
 
 
+AXES = """async (axes) => {
+  const { axisText } = await import("/static/plot.js");
+  return axes.map(({ ticks, step }) => ticks.map((tick) => axisText(tick, step, ticks[0])));
+}"""
+
+
+async def test_the_numbers_at_an_axis_are_told_apart(browser: Browser, orchard: Orchard) -> None:
+    big = 1_795_293_470_000_000
+    axes = [
+        ([0, 20, 40], 20, ["0", "20", "40"]),
+        ([20_000, 25_000], 5_000, ["20k", "25k"]),
+        ([1e6, 1.2e6], 2e5, ["1e6", "1.2e6"]),
+        ([1.01e6, 1.02e6], 1e4, ["1.01e6", "1.02e6"]),
+        ([big, big + 20, big + 40], 20, ["1.7953e15", "+20", "+40"]),
+        ([50_000, 50_000.5], 0.5, ["50k", "+0.5"]),
+        ([2e-4, 2.5e-4], 5e-5, ["2e-4", "2.5e-4"]),
+        ([-2e7, -1.5e7, 0], 5e6, ["-2e7", "-1.5e7", "0"]),
+    ]
+    tab = await Tab.open(browser, orchard.fleet, "read")
+    given = [{"ticks": ticks, "step": step} for ticks, step, _ in axes]
+    assert await tab.page.evaluate(AXES, given) == [labels for *_, labels in axes]
+    await tab.close()
+
+
 async def test_a_command_is_sent_by_keyboard_alone(browser: Browser, orchard: Orchard) -> None:
     tab = await Tab.open(browser, orchard.fleet, "operator")
     page = tab.page

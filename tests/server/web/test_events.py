@@ -4,7 +4,7 @@ import asyncio
 import socket
 
 from fleetnet_device import Device
-from server.web.test_devices import online, until
+from server.web.devices import online, until
 from server.web.world import PATIENCE_S, Stream, WebFleet
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from fleetnet_device import Device
 from fleetnet_server.log_output import configure_logging, make_formatter
-from server.web.test_devices import HOSTILE, online, until
+from server.web.devices import HOSTILE, online, until
 from server.web.world import WebFleet
 
 TOKEN = "fnt_" + "A" * 32

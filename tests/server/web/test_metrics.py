@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fleetnet_device import Device
 from rules.tree import ROOT
-from server.web.test_devices import online, until
+from server.web.devices import online, until
 from server.web.test_events import metric
 from server.web.world import WebFleet
 

@@ -3,7 +3,7 @@
 import time
 
 from fleetnet_server.store.sqlite import SqliteStore
-from server.web.test_devices import online, until
+from server.web.devices import online, until
 from server.web.world import WebFleet
 
 

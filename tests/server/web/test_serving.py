@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from fleetnet_server.web import headers, serving
-from server.web.test_devices import online, until
+from server.web.devices import online, until
 from server.web.world import PATIENCE_S, Stream, WebFleet
 
 

@@ -13,7 +13,7 @@ from fleetnet_server.cli.main import main
 from fleetnet_server.errors import ConfigError, StoreError
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.tokens import TokenTable
-from server.web.test_devices import until
+from server.web.devices import until
 from server.web.world import WebFleet
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fleetnet_server.cli.init import create_fleet
 from fleetnet_server.config import Settings
 from fleetnet_server.errors import ConfigError, FolderError, StoreError
+from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.served import find_server
 from fleetnet_server.workers import supervisor as supervisor_module
 from fleetnet_server.workers.supervisor import Supervisor

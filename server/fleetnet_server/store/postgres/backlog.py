@@ -7,11 +7,11 @@ once, whoever leads. With the offset of the commit that noted it, as if that had
 from typing import TYPE_CHECKING, Any
 
 from fleetnet_server.core.bodies import Message
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.dating import PAGE, date_page
 from fleetnet_server.store.postgres.lazy_connection import LazyConnection
 from fleetnet_server.store.postgres.series import SeriesNumbers
 from fleetnet_server.store.postgres.storing import expand_all, store_readings
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     import psycopg

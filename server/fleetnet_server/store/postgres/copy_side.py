@@ -7,13 +7,13 @@ from typing import Any
 
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store.copy_steps import SUMMED_BELOW, AllSums, Mark, Place, Row, SeriesSums
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import migrations
 from fleetnet_server.store.postgres.connect import connect, explained
 from fleetnet_server.store.postgres.copy_rows import as_json
 from fleetnet_server.store.postgres.dialect import translate
 from fleetnet_server.store.postgres.reading import BEGIN_SNAPSHOT
 from fleetnet_server.store.postgres.schema_cluster import NOW_MS
+from fleetnet_server.store_place import PostgresPlace
 
 # A node says that it lives every 2 s; one that has been silent for longer has ended.
 _ALIVE_MS = 10_000

@@ -18,7 +18,6 @@ from fleetnet_server.store.copy_steps import (
     Step,
     Table,
 )
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import migrations
 from fleetnet_server.store.postgres.copy_rows import ChunkReadings, chunk_rows
 from fleetnet_server.store.postgres.copy_side import PgSide
@@ -34,6 +33,7 @@ from fleetnet_server.store.postgres.partitions import make_partitions
 from fleetnet_server.store.postgres.schema_messages import DAY_MS
 from fleetnet_server.store.postgres.schema_readings import WEEK_MS
 from fleetnet_server.store.postgres.series import SeriesNumbers
+from fleetnet_server.store_place import PostgresPlace
 
 # 2000-01-01, and a year from now: outside no clock of a device was right, and each partition is a
 # table. What is outside goes to the DEFAULT partition.

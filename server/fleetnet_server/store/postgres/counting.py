@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 from fleetnet.frame import READINGS
 from fleetnet_server.store.backup import Advance
 from fleetnet_server.store.lifetimes import Lifetimes
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.reading import open_reader, reading
 from fleetnet_server.store.retention import HOUR_MS, MINUTE_MS
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.reading import PgReader

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.reading import snapshot
 from fleetnet_server.store.postgres.selecting import Series, value_of, wanted_series
 from fleetnet_server.store.postgres.summarizing import REACHING, reach
 from fleetnet_server.store.selection import Selection
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.reading import PgReader

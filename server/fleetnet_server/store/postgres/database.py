@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.ports import Connection, Readable, Result
 from fleetnet_server.store.postgres import migrations
 from fleetnet_server.store.postgres.connect import connect, explained, load_psycopg
 from fleetnet_server.store.postgres.locks import TAKE_FEED
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.dialect import PgConnection

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from fleetnet.frame import READINGS
 from fleetnet_server.errors import StoreError, StoreUnavailable
 from fleetnet_server.store.ordering import Reading
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.positions import OLDEST, pack, unpack
 from fleetnet_server.store.postgres.reading import Reader, Row, snapshot
 from fleetnet_server.store.postgres.selecting import search
 from fleetnet_server.store.query import FAR_FUTURE, FAR_PAST, readings_of
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.reading import PgReader

@@ -3,10 +3,10 @@
 import time
 from typing import Any, NamedTuple
 
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import migrations
 from fleetnet_server.store.postgres.connect import connect, explained
 from fleetnet_server.store.postgres.schema_control import CONTROL_TABLES, STREAM_TABLES
+from fleetnet_server.store_place import PostgresPlace
 
 # A commit is a few round trips; a check must not report one that met a busy moment.
 _ROUND_TRIPS = 5

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from fleetnet_server.store.places import PostgresPlace
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.reading import PgReader

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fleetnet.errors import FleetError
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect, explained
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     from typing import Any

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fleetnet.errors import FleetError
 from fleetnet_server.core.ports import SessionAbout
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect, explained
 from fleetnet_server.store.postgres.expanding import as_text
 from fleetnet_server.store.postgres.lease_rows import (
@@ -41,6 +40,7 @@ from fleetnet_server.store.postgres.lease_rows import (
     find_held,
 )
 from fleetnet_server.store.postgres.watermarks import columns
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     import psycopg

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from fleetnet.frame import LOG, READINGS
-from fleetnet_server.store.places import PostgresPlace
+from fleetnet_server.errors import unknown_device
 from fleetnet_server.store.postgres.expanding import as_text
 from fleetnet_server.store.postgres.reading import Row, snapshot, stream
-from fleetnet_server.store.query import unknown_device
+from fleetnet_server.store_place import PostgresPlace
 
 _LOGS = (  # constants of this program only
     "SELECT d.name, m.t0, m.body FROM messages AS m JOIN devices AS d ON d.id = m.device"  # noqa: S608

@@ -9,7 +9,6 @@ released. Only the tables' owner can do it; a server that finds another version 
 from typing import TYPE_CHECKING, Any
 
 from fleetnet_server.errors import StoreError
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres import restored, roles
 from fleetnet_server.store.postgres.connect import connect, explained
 from fleetnet_server.store.postgres.locks import MIGRATION
@@ -18,6 +17,7 @@ from fleetnet_server.store.postgres.schema_control import CONTROL
 from fleetnet_server.store.postgres.schema_messages import MESSAGES
 from fleetnet_server.store.postgres.schema_readings import READINGS
 from fleetnet_server.store.postgres.schema_views import VIEWS
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     import psycopg

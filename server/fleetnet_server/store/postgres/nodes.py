@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fleetnet.errors import FleetError
 from fleetnet_server.errors import ConfigError
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.ports import Readable
 from fleetnet_server.store.postgres.connect import connect, explained
 from fleetnet_server.store.postgres.leadership import lock_key
 from fleetnet_server.store.postgres.schema_cluster import NOW_MS
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     import psycopg

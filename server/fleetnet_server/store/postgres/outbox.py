@@ -10,10 +10,10 @@ from typing import Any
 
 from fleetnet.frame import EVENT, READINGS
 from fleetnet_server.store.outbox import NEWEST, OutboxRow, Place, with_channels
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.ports import Connection, Database
 from fleetnet_server.store.postgres.positions import OLDEST, pack, unpack
 from fleetnet_server.store.postgres.reading import Reader
+from fleetnet_server.store_place import PostgresPlace
 
 _PAGE = (  # constants of this program only
     "SELECT m.id, m.xid::text, d.name, d.grp, d.state, m.kind & 127, m.t0, m.received,"  # noqa: S608

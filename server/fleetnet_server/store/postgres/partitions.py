@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.lazy_connection import LazyConnection
 from fleetnet_server.store.postgres.schema_messages import DAY_MS
 from fleetnet_server.store.postgres.schema_readings import WEEK_MS
 from fleetnet_server.store.postgres.timescale import IS_HYPERTABLE
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     import psycopg

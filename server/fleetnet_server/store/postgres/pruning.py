@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.store.lifetimes import load_lifetimes
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.lazy_connection import LazyConnection
 from fleetnet_server.store.postgres.partitions import MOST_MOVED, firsts
 from fleetnet_server.store.postgres.schema_messages import DAY_MS
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     import psycopg

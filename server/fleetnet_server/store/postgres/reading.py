@@ -11,11 +11,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect, explain, explained, load_psycopg
 from fleetnet_server.store.postgres.dialect import translate
 from fleetnet_server.store.postgres.expanding import as_text
 from fleetnet_server.store.postgres.idle import idle
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     import psycopg

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fleetnet_server.core.bodies import Message
 from fleetnet_server.core.relay_ports import Relayed
 from fleetnet_server.errors import StoreUnavailable
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     import psycopg

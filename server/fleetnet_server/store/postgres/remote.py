@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.store import PostgresStore
 from fleetnet_server.store.remote import RemoteMessages
 from fleetnet_server.store.remote_line import StoreLine
+from fleetnet_server.store_place import PostgresPlace
 
 
 class RemotePostgresStore(RemoteMessages, PostgresStore):

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fleetnet.errors import FleetError
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect, explained, load_psycopg
 from fleetnet_server.store.postgres.copied import KEPT_MS, Change, Copied
 from fleetnet_server.store.postgres.schema_cluster import (
@@ -21,6 +20,7 @@ from fleetnet_server.store.postgres.schema_cluster import (
     LEASES_CHANNEL,
     REPLICATED,
 )
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     import psycopg

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from fleetnet_server.errors import ConfigError
 from fleetnet_server.store.lifetimes import Lifetimes, Rule, load_lifetimes
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.lazy_connection import LazyConnection
 from fleetnet_server.store.postgres.partitions import firsts
 from fleetnet_server.store.postgres.schema_readings import WEEK_MS
 from fleetnet_server.store.postgres.timescale import DROP_CHUNKS, IS_HYPERTABLE
 from fleetnet_server.store.retention import HOUR_MS, MINUTE_MS
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     import psycopg

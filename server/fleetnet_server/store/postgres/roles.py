@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fleetnet_server.identity.files import write_new_file
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.connect import connect, explained
-from fleetnet_server.store_place import PASSWORD_FILE
+from fleetnet_server.store_place import PASSWORD_FILE, PostgresPlace
 
 OWNER, SERVER, READER = ROLES = ("fleetnet_owner", "fleetnet_server", "fleetnet_reader")
 

@@ -5,12 +5,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fleetnet.frame import READINGS
+from fleetnet_server.errors import unknown_device
 from fleetnet_server.store.ordering import Reading
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.expanding import as_text
 from fleetnet_server.store.postgres.reading import WINDOW_MS, Row, by_windows, snapshot, stream
-from fleetnet_server.store.query import decode_value, readings_of, unknown_device
+from fleetnet_server.store.query import decode_value, readings_of
 from fleetnet_server.store.selection import FEW_DEVICES, Selection, bounds, matches, named
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.reading import PgReader

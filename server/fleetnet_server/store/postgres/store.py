@@ -15,7 +15,6 @@ from fleetnet_server.core.bodies import Message
 from fleetnet_server.core.ports import Committed, SessionAbout, SessionStart
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.store.fleet_store import FleetStore
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.ports import Connection, Result
 from fleetnet_server.store.postgres.database import PostgresDatabase
 from fleetnet_server.store.postgres.ingest import Ingest
@@ -23,6 +22,7 @@ from fleetnet_server.store.postgres.lease_rows import Begun
 from fleetnet_server.store.postgres.leases import Leases
 from fleetnet_server.store.postgres.schema_cluster import LAST_CHANGE
 from fleetnet_server.store.registry import DeviceTable
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.replica import Replica

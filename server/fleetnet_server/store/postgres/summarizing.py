@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fleetnet_server.store.ordering import Reading
-from fleetnet_server.store.places import PostgresPlace
 from fleetnet_server.store.postgres.reading import Row, by_windows, snapshot, stream
 from fleetnet_server.store.postgres.selecting import (
     Series,
@@ -20,6 +19,7 @@ from fleetnet_server.store.query import FAR_FUTURE
 from fleetnet_server.store.retention import HOUR_MS, MINUTE_MS, add_numbers
 from fleetnet_server.store.selection import Selection, bounds
 from fleetnet_server.store.summaries import SeriesSummary, StoredSum
+from fleetnet_server.store_place import PostgresPlace
 
 if TYPE_CHECKING:
     from fleetnet_server.store.postgres.reading import PgReader
