@@ -22,6 +22,7 @@ from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.policing import Buckets, Pace
 from fleetnet_server.core.ports import MessageStore
 from fleetnet_server.core.presence import Presence
+from fleetnet_server.core.rates import RateTable
 from fleetnet_server.core.relay_ports import NoRelays, RelayPort
 from fleetnet_server.core.router import Router
 from fleetnet_server.core.services import Services
@@ -44,6 +45,10 @@ from fleetnet_server.identity.policy import Policy
 from fleetnet_server.identity.registry import Registry
 
 _log = structlog.get_logger("fleetnet.sessions")
+
+# A device whose memory is full gives up message after message and says so each time: the store has
+# all of it, the log the first few of a device and one from time to time.
+_GAP_LINES, _GAP_EVERY_S = 5, 10.0
 
 _STRANGER = "unknown PSK identity"  # fleetnet/ports/openssl_callbacks.py
 
@@ -105,6 +110,7 @@ class Sessions:
         self.live: dict[int, Peer] = {}
         self.entering = Entering(self)
         self._duplicates = Duplicates()
+        self._gap_lines = RateTable(1.0 / _GAP_EVERY_S, _GAP_LINES)
         self._buckets = Buckets()
         self._revoked_elsewhere: frozenset[tuple[bytes, int]] = frozenset()
         self._ours: frozenset[bytes] | None = None
@@ -332,10 +338,11 @@ class Sessions:
     def noted_gap(self, peer: Peer, gap: Gap) -> None:
         """Log messages that a device gave up."""
         self.presence.gave_up(peer, gap)
-        _log.warning(
-            "device gave up messages",
-            device=peer.name, stream=gap.stream, first=gap.first, last=gap.last,
-        )  # fmt: skip
+        if self._gap_lines.take(peer.device_id):
+            _log.warning(
+                "device gave up messages",
+                device=peer.name, stream=gap.stream, first=gap.first, last=gap.last,
+            )  # fmt: skip
 
     def window(self) -> int:
         """Return the window that sessions are granted, as far as the store goes."""

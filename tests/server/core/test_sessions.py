@@ -6,8 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from fleetnet import errors
+from fleetnet.events import Gap
 from fleetnet.frame import OPTIONAL, READINGS
 from fleetnet_server.core import sessions as sessions_module
 from fleetnet_server.identity.policy import Policy, Rules
@@ -162,3 +164,15 @@ async def test_a_handshake_refused_again_is_one_line_and_names_whose_it_was(
     assert [one.device for one in entries] == ["cam-1", None, "cam-1"]
     assert entries[-1].detail["count"] == 2
     assert [line.get("device") for line in lines] == ["cam-1", None]
+
+
+async def test_a_device_that_gives_up_message_after_message_does_not_fill_the_log(
+    world: World,
+) -> None:
+    with capture_logs() as lines:
+        for number in (1, 2):
+            peer = SimpleNamespace(device_id=number, name=f"cam-{number}", lost=0)
+            for seq in range(40):
+                world.sessions.noted_gap(peer, Gap(3, seq, seq))
+    devices = [line["device"] for line in lines]
+    assert devices == ["cam-1"] * 5 + ["cam-2"] * 5
