@@ -111,8 +111,11 @@ async def test_cut_at_every_file(
     alike = [at for at, text in enumerate(told, 1) if re.match(r"(sending|sent) .*/lib/", text)]
     assert len(alike) >= 2 * len(MODULES)
     left_out = set(alike) - {*alike[::stride], *alike[1::stride], *alike[-2:]}
+    steps = sorted(set(range(1, len(told) + 2)) - left_out)
+    if runtime.version[:2] != (1, 25):
+        steps = sorted({*steps[::3], *steps[-2:]})
     seen: set[str] = set()
-    for step in sorted(set(range(1, len(told) + 2)) - left_out):
+    for step in steps:
         shutil.copytree(first.folder, first.folder.parent / "flash")
         board = boards(runtime)
         count = [0]

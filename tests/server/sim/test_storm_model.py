@@ -108,8 +108,8 @@ def test_impatient_devices_cost_more() -> None:
     [
         ({"kind": "rain"}, "no storm is called 'rain'"),
         ({"nodes": 2, "lost": 3}, "3 of 2 nodes"),
-        ({"devices": 50_000}, "no room"),
-        ({"devices": 41_000, "nodes": 3, "away_s": math.inf}, "no room"),
+        ({"devices": 50_000}, "too few for"),
+        ({"devices": 41_000, "nodes": 3, "away_s": math.inf}, "too few for"),
     ],
 )
 def test_what_cannot_be(case: dict[str, Any], why: str) -> None:
