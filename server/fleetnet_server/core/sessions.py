@@ -109,9 +109,8 @@ class Sessions:
         self.presence = presence or Presence()
         self.live: dict[int, Peer] = {}
         self.entering = Entering(self)
-        self._duplicates = Duplicates()
+        self._duplicates, self._buckets = Duplicates(), Buckets()
         self._gap_lines = RateTable(1.0 / _GAP_EVERY_S, _GAP_LINES)
-        self._buckets = Buckets()
         self._revoked_elsewhere: frozenset[tuple[bytes, int]] = frozenset()
         self._ours: frozenset[bytes] | None = None
         self._accepted: frozenset[bytes] = frozenset()
