@@ -160,10 +160,10 @@ async def test_small_heaps(runtime: Interpreter, fleet: Fleet) -> None:
         "import fleetnet.ports.micropython_dtls, fleetnet.ports.micropython_errors\n"
         "import fleetnet.ports.micropython_streams, fleetnet.receiver, fleetnet.recovery\n"
         "hog = None\ngc.collect()\nspares = [bytearray(%d) for _ in range(%d)]\n"
-        "spares.append(bytearray(8))\n"
+        "spares.append(bytearray(8))\nat = 0\neach = range(0, len(spares) - 1, 2)\n"
         "try:\n    while True:\n        hog = (bytearray(100), hog)\n"
         "except MemoryError:\n"
-        "    for at in range(0, len(spares) - 1, 2):\n        spares[at] = None\ngc.collect()\n"
+        "    for at in each:\n        spares[at] = None\ngc.collect()\n"
     )
     bundle = bundle_of(fleet)
     options = ("-X", "heapsize=1M")
