@@ -77,11 +77,13 @@ def _idle(bench: Bench, what: str, ours: list[Standing], peer: list[Standing] | 
     )  # fmt: skip
     found = costs(ours)
     for cost in found[:-1]:
+        # So few may cost less than the server's own load changes by.
+        said = "us" if cost.us > 0 else "too little to tell,"
         # Cheaper in a large fleet is no fault: one turn of the loop then serves several.
         bench.table.add(
             Row("P6", f"{what}, CPU of a session in a second, {found[-1].sessions:,} idle",
-                found[-1].us, "us", at_most=True, peer_name=f"us with {cost.sessions:,} idle",
-                peer=max(cost.us, 0.0), ratio_target=1.25)
+                found[-1].us, "us", at_most=True, peer_name=f"{said} with {cost.sessions:,} idle",
+                peer=cost.us if cost.us > 0 else None, ratio_target=1.25)
         )  # fmt: skip
     for index, cost in enumerate(found):
         bench.table.add(
