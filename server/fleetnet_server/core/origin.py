@@ -55,7 +55,7 @@ class Origin(Peer):
             self.is_quarantined = device.state == QUARANTINED
         self.via, self.address, self.serial = hub.name, hub.address, told.serial
         self.foreign, self.psk_identity = b"", ""
-        self.boot, self.identity_number = hello.boot, hello.identity
+        self.boot = hello.boot
         self._boot_offset = port.unix_ms() - hello.uptime_ms if hello.uptime_ms else 0
         self.rules: Rules | None = None
         self.pace: Pace | None = None

@@ -41,7 +41,6 @@ class Peer(Windowed):
         foreign: its certificate, DER, when it was not issued here.
         boot: from HELLO, 0 when the device does not tell.
         serial: of the certificate of this link; 0: a pre-shared key, see psk_identity.
-        identity_number: which of its identities the device says it uses (HELLO).
         epoch_id: the store's number of the epoch, once HELLO was accepted.
         pending: messages handed to the writer and not yet durable.
         stored, duplicates, lost: messages of this link that became durable, that were durable
@@ -54,7 +53,7 @@ class Peer(Windowed):
     __slots__ = (
         "_afterlife", "_boot_offset", "_changes", "_refusal", "_session",
         "_sessions", "_stranger", "_transport", "address", "boot", "device_id", "duplicates",
-        "epoch_id", "foreign", "group", "identity_number", "is_open",
+        "epoch_id", "foreign", "group", "is_open",
         "is_quarantined", "lag_ms", "lost", "name", "pending", "psk_identity",
         "seen", "serial", "stored", "via",
     )  # fmt: skip
@@ -72,7 +71,7 @@ class Peer(Windowed):
         self._changes = sessions.changes
         self._refusal: Refusal | None = None
         self._stranger: Stranger | None = None
-        self.device_id = self.serial = self.identity_number = 0
+        self.device_id = self.serial = 0
         self.psk_identity = self.via = ""
         self.group = DEFAULT_GROUP
         self.rules: Rules | None = None
@@ -211,7 +210,7 @@ class Peer(Windowed):
             return
         if self._changes != self._sessions.changes:
             self._judge_again()
-        self.identity_number, self.boot = hello.identity, hello.boot
+        self.boot = hello.boot
         if not self.device_id:
             self._refuse(self._refusal or Refusal(errors.UNKNOWN_DEVICE, "it was removed"))
         else:
