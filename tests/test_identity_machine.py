@@ -9,7 +9,7 @@ stories are drawn.
 
 from collections.abc import Callable
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from identity_model import BUNDLE, sequence
@@ -17,6 +17,7 @@ from small_disk import SmallDisk
 
 from fleetnet_device import identity_slots, saved
 from fleetnet_device.identity_slots import Identity, Slots
+from stories import REPEATABLE
 
 # Where the power fails: behind so many operations, with how much of the next one; None: it stays.
 CUTS = st.none() | st.tuples(st.integers(0, 12), st.integers(0, 2))
@@ -137,11 +138,8 @@ class Kept(RuleBasedStateMachine):
 
 
 Kept.TestCase.settings = settings(
+    REPEATABLE,
     max_examples=150,
     stateful_step_count=20,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
 )
 TestKept = Kept.TestCase

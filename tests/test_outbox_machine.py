@@ -7,10 +7,12 @@ while nothing is lost with the RAM of a reboot, so does everything else. After e
 server does not have is still in the outbox, and what ceilings dropped left its numbers unused.
 """
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from spool_rig import Rig
+
+from stories import REPEATABLE
 
 STREAMS = (2, 3)
 # What ceilings drop is no loss of the kind looked for here: the roomy one never meets them.
@@ -180,13 +182,10 @@ class Spooled(RuleBasedStateMachine):
 
 
 Spooled.TestCase.settings = settings(
+    REPEATABLE,
     max_examples=120,
     stateful_step_count=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
     # Not "explain", which takes a minute to say which lines a bad story runs.
     phases=[Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
 )
 TestSpooled = Spooled.TestCase

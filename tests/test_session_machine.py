@@ -4,12 +4,13 @@ Invariants: what the device was told is delivered is in the store, everything is
 order is kept within a stream. At the end the network heals, and everything said is stored.
 """
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from world import Faults, World
 
 from fleetnet.ticks import PERIOD
+from stories import REPEATABLE
 
 STREAMS = (2, 3)
 
@@ -95,11 +96,8 @@ class Pair(RuleBasedStateMachine):
 
 
 Pair.TestCase.settings = settings(
+    REPEATABLE,
     max_examples=200,
     stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
 )
 TestPair = Pair.TestCase

@@ -1,18 +1,12 @@
 """ACK and FORWARD at every bound. tests/core/test_vectors.py has the bytes of good ones."""
 
-from fleetnet.errors import LIMIT, PROTOCOL, ProtocolError
+from refusals import reason
+
+from fleetnet.errors import LIMIT, PROTOCOL
 from fleetnet.frame import decode_ack, encode_forward
 from fleetnet.limits import MAX_SEQUENCE, MAX_STREAM, MAX_WINDOW
 from fleetnet.receiver import decode_forward, put_ack
 from fleetnet.varint import put_varint
-
-
-def reason(action):
-    try:
-        action()
-    except ProtocolError as error:
-        return error.reason
-    return None
 
 
 def ack(window, number=3, durable=7, bitmap=b""):

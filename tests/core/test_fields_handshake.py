@@ -1,7 +1,9 @@
 """Tagged fields and greetings: what they carry, what they skip, what they refuse."""
 
+from refusals import reason
+
 from fleetnet.acceptor import decode_hello, encode_welcome
-from fleetnet.errors import LIMIT, PROTOCOL, VERSION, ProtocolError
+from fleetnet.errors import LIMIT, PROTOCOL, VERSION
 from fleetnet.fields import FieldReader, FieldWriter
 from fleetnet.handshake import (
     Ending,
@@ -12,14 +14,6 @@ from fleetnet.handshake import (
     decode_welcome,
 )
 from fleetnet.limits import MAX_RETRY_AFTER_MS, MAX_SEQUENCE
-
-
-def reason(action):
-    try:
-        action()
-    except ProtocolError as error:
-        return error.reason
-    return None
 
 
 def greeting(kind=Hello):

@@ -1,7 +1,9 @@
 """Frame headers and datagrams: sizes, limits, pieces. tests/core/test_vectors.py has the bytes."""
 
+from refusals import reason
+
 from fleetnet import frame
-from fleetnet.errors import LIMIT, PROTOCOL, ProtocolError
+from fleetnet.errors import LIMIT, PROTOCOL
 from fleetnet.frame import (
     MORE,
     SEQUENCED,
@@ -23,14 +25,6 @@ KINDS = {
 }  # fmt: skip
 STREAMS = {"CONTROL": 0, "COMMANDS": 1, "EVENTS": 2, "TELEMETRY": 3, "LOGS": 4, "BLOBS": 5}
 FLAGS = {"STREAM_MASK": 0x0F, "SEQUENCED": 0x10, "MORE": 0x20}
-
-
-def reason(action):
-    try:
-        action()
-    except ProtocolError as error:
-        return error.reason
-    return None
 
 
 def test_the_numbers_on_the_wire_stay():

@@ -1,42 +1,17 @@
 """The receiving half: order, duplicates, fragments, gaps, acknowledgements."""
 
-from fleetnet.errors import LIMIT, ProtocolError
-from fleetnet.events import Gap
-from fleetnet.frame import MORE, SEQUENCED, decode_ack
+from receiver_rig import KIND, receiver, seqs, take
+from refusals import reason
+
+from fleetnet.errors import LIMIT
+from fleetnet.frame import SEQUENCED, decode_ack
 from fleetnet.limits import EARLY_BYTES, WINDOW
-from fleetnet.receiver import Receiver
 from fleetnet.rtt import HASTY_ACKS
-
-KIND = 0x10
-FLAGS = SEQUENCED | 3
-
-
-def receiver(datagram=True, max_message=65536):
-    events = []
-    made = Receiver(events, max_message)
-    made.open_link(datagram)
-    return made, events
-
-
-def take(made, seq, payload=b"", more=False, now=0):
-    made.receive(3, seq, KIND, FLAGS | (MORE if more else 0), payload, now)
-
-
-def seqs(events):
-    return [(-e.first, -e.last) if isinstance(e, Gap) else e.seq for e in events]
 
 
 def ack(made):
     window, entries = decode_ack(made.ack_payload())
     return window, entries
-
-
-def reason(action):
-    try:
-        action()
-    except ProtocolError as error:
-        return error.reason
-    return None
 
 
 def test_order_and_duplicates():

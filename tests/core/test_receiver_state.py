@@ -1,36 +1,13 @@
 """The receiving half between links, over gaps, and at the bounds of what it keeps."""
 
-from fleetnet.errors import LIMIT, PROTOCOL, ProtocolError
-from fleetnet.events import Gap
-from fleetnet.frame import MORE, SEQUENCED, decode_ack
+from receiver_rig import receiver, seqs, take
+from refusals import reason
+
+from fleetnet.errors import LIMIT, PROTOCOL
+from fleetnet.frame import decode_ack
 from fleetnet.limits import EARLY_BYTES, WINDOW
 from fleetnet.receiver import Receiver
 from fleetnet.rtt import HASTY_ACKS
-
-FLAGS = SEQUENCED | 3
-
-
-def receiver(datagram=True, max_message=65536):
-    events = []
-    made = Receiver(events, max_message)
-    made.open_link(datagram)
-    return made, events
-
-
-def take(made, seq, payload=b"", more=False, now=0):
-    made.receive(3, seq, 0x10, FLAGS | (MORE if more else 0), payload, now)
-
-
-def seqs(events):
-    return [(-e.first, -e.last) if isinstance(e, Gap) else e.seq for e in events]
-
-
-def reason(action):
-    try:
-        action()
-    except ProtocolError as error:
-        return error.reason
-    return None
 
 
 def test_a_new_receiver_is_a_stream_without_news():

@@ -1,25 +1,11 @@
 """The sending half: window, losses, timeouts, resume, giving up."""
 
+from sender_rig import KIND, sender, seqs
+
 from fleetnet.errors import LimitError, ProtocolError
 from fleetnet.frame import MORE, split_datagram
 from fleetnet.limits import MAX_MESSAGE, MAX_SEQUENCE, WINDOW
 from fleetnet.rtt import INITIAL_RTO_MS, MAX_RTO_MS, MIN_RTO_MS, RttEstimator
-from fleetnet.sender import Sender
-
-KIND = 0x10
-
-
-def sender(datagram=True, count=0, size=10, fragment=1136):
-    made = Sender(fragment)
-    made.open_link(datagram)
-    for _ in range(count):
-        made.queue(3, KIND, bytes(size))
-    return made
-
-
-def launched(made, now=0, budget=1 << 20):
-    data = b"".join(made.frames_to_send(now, budget))
-    return [seq for _, _, seq, _ in split_datagram(data, 65535)]
 
 
 def refused(action, kind):
@@ -45,15 +31,15 @@ def test_queue_limits():
 def test_the_window_bounds_the_span_of_sequence_numbers():
     made = sender(False, WINDOW)
     made.window = 8
-    assert launched(made) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert seqs(made) == [1, 2, 3, 4, 5, 6, 7, 8]
     # 2 .. 8 are at the peer, 1 is not: the span stays shut however few are in flight.
     made.acknowledge(3, 0, b"\xfe", 10)
-    assert launched(made) == []
+    assert seqs(made) == []
     made.acknowledge(3, 3, b"\x1f", 20)
-    assert launched(made) == [9, 10, 11]
+    assert seqs(made) == [9, 10, 11]
     made.window = 0
     made.acknowledge(3, 11, b"", 30)
-    assert launched(made) == []
+    assert seqs(made) == []
 
 
 def test_urgent_streams_leave_first():
@@ -65,19 +51,19 @@ def test_urgent_streams_leave_first():
 
 def test_budget_and_flight_bound_a_burst():
     made = sender(False, 40, 1000)
-    assert 4 <= len(launched(made, budget=4000)) <= 5
+    assert 4 <= len(seqs(made, budget=4000)) <= 5
     datagrams = sender(True, 40, 1000)
-    assert len(launched(datagrams)) == 5  # four datagrams' worth, before anything is known
-    assert launched(datagrams) == []
+    assert len(seqs(datagrams)) == 5  # four datagrams' worth, before anything is known
+    assert seqs(datagrams) == []
 
 
 def test_overtaken_frames_are_sent_again_by_number():
     made = sender(count=6)
-    assert launched(made) == [1, 2, 3, 4, 5, 6]
+    assert seqs(made) == [1, 2, 3, 4, 5, 6]
     made.acknowledge(3, 0, b"\x06", 50)  # 2 and 3: 1 may still be on its way
-    assert launched(made, 50) == []
+    assert seqs(made, 50) == []
     made.acknowledge(3, 0, b"\x0e", 60)  # 4 as well: 1 was overtaken by three
-    assert launched(made, 60) == [1]
+    assert seqs(made, 60) == [1]
     assert made.resent == 1
     made.acknowledge(3, 6, b"", 90)
     assert made.in_flight == 0 and made.timer is None
@@ -85,11 +71,11 @@ def test_overtaken_frames_are_sent_again_by_number():
 
 def test_timeout_sends_again_and_backs_off():
     made = sender(count=2)
-    assert launched(made, 100) == [1, 2]
+    assert seqs(made, 100) == [1, 2]
     assert made.timer == 100 + INITIAL_RTO_MS
     made.handle_timer(made.timer)
     assert made.in_flight == 0
-    assert launched(made, 1100) == [1, 2]
+    assert seqs(made, 1100) == [1, 2]
     assert made.timer == 1100 + 2 * INITIAL_RTO_MS
     made.acknowledge(3, 1, b"", 1150)
     assert made.timer == 1150 + INITIAL_RTO_MS, "an answer drops the doubling"
@@ -98,28 +84,28 @@ def test_timeout_sends_again_and_backs_off():
 
 def test_a_stream_link_never_sends_twice():
     made = sender(False, 6)
-    launched(made)
+    seqs(made)
     made.acknowledge(3, 0, b"\x3e", 50)
     assert made.timer == 5_050, "the first frame is still out: worth a question after 5 s"
     made.handle_timer(5_050)
-    assert launched(made, 60_000) == [] and made.timer == 10_050
+    assert seqs(made, 60_000) == [] and made.timer == 10_050
     made.acknowledge(3, 6, b"", 6_000)
     assert made.timer is None and made.resent == 0
 
 
 def test_what_the_peer_holds_is_neither_resent_nor_forgotten():
     made = sender(count=3)
-    launched(made)
+    seqs(made)
     made.acknowledge(3, 0, b"\x02", 10)
     made.handle_timer(1000)
-    assert launched(made, 1000) == [1, 3]
+    assert seqs(made, 1000) == [1, 3]
     made.open_link(True)
-    assert launched(made, 2000) == [1, 2, 3], "a new link: its memory may be gone"
+    assert seqs(made, 2000) == [1, 2, 3], "a new link: its memory may be gone"
 
 
 def test_late_and_impossible_acknowledgements():
     made = sender(count=5)
-    launched(made)
+    seqs(made)
     assert made.acknowledge(3, 4, b"", 10)
     assert not made.acknowledge(3, 2, b"", 20)
     assert made.streams[3].cum == 4
@@ -130,10 +116,10 @@ def test_late_and_impossible_acknowledgements():
 
 def test_resume():
     made = sender(count=5)
-    launched(made)
+    seqs(made)
     made.open_link(False)
     assert made.resume({3: 2, 7: 40}, 10) == [(3, 2)]
-    assert launched(made) == [3, 4, 5]
+    assert seqs(made) == [3, 4, 5]
     assert made.queue(7, KIND, b"") == 41
     assert made.resume({3: 2}, 10) == []
     assert refused(lambda: made.resume({3: 6}, 10), ProtocolError)
@@ -141,7 +127,7 @@ def test_resume():
 
 def test_give_up_and_forward():
     made = sender(count=6)
-    launched(made)
+    seqs(made)
     made.give_up(3, 4)
     assert made.forwards_to_send(100) == {3: 4}
     assert made.forwards_to_send(101) == {}
@@ -157,17 +143,17 @@ def test_give_up_never_cuts_a_message():
     made.queue(3, KIND, b"next")
     made.give_up(3, 3)
     assert made.forwards_to_send(0) == {3: 5}
-    assert launched(made) == [5]
+    assert seqs(made) == [5]
     assert made.streams[3].frames[0].flags & MORE == 0
 
 
 def test_a_shut_window_is_asked_again():
     made = sender(count=1)
     made.window = 0
-    assert launched(made, 500) == []
+    assert seqs(made, 500) == []
     assert made.timer == 500 + INITIAL_RTO_MS
     idle = sender()
-    assert launched(idle, 500) == [] and idle.timer is None
+    assert seqs(idle, 500) == [] and idle.timer is None
 
 
 def test_a_frame_sent_well_before_an_acknowledged_one_is_lost():
@@ -175,11 +161,11 @@ def test_a_frame_sent_well_before_an_acknowledged_one_is_lost():
     made.recovery.sample(40)
     for now in (0, 4, 30):
         made.queue(3, 0x10, b"x")
-        launched(made, now)
+        seqs(made, now)
     made.acknowledge(3, 0, b"\x04", 70)
-    assert launched(made, 70) == [1, 2], "each more than a quarter of a round trip behind"
+    assert seqs(made, 70) == [1, 2], "each more than a quarter of a round trip behind"
     made.acknowledge(3, 0, b"\x06", 110)
-    assert launched(made, 110) == [], "1 and 2 left together the second time"
+    assert seqs(made, 110) == [], "1 and 2 left together the second time"
 
 
 def test_round_trip_estimates():

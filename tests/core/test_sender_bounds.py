@@ -1,5 +1,7 @@
 """The sending half at its bounds: each rule with the last value that passes and the next."""
 
+from sender_rig import KIND, launched, sender, seqs
+
 from fleetnet.errors import LimitError, ProtocolError
 from fleetnet.frame import MORE, SEQUENCED, split_datagram
 from fleetnet.limits import MAX_SEQUENCE, MAX_STREAM, WINDOW
@@ -7,26 +9,7 @@ from fleetnet.rtt import INITIAL_RTO_MS
 from fleetnet.sender import Sender
 from fleetnet.ticks import ticks_diff
 
-KIND = 0x10
 STALL_MS = 5_000
-
-
-def sender(datagram=True, count=0, size=10, fragment=1136):
-    made = Sender(fragment)
-    made.open_link(datagram)
-    for _ in range(count):
-        made.queue(3, KIND, bytes(size))
-    return made
-
-
-def launched(made, now=0, budget=1 << 20):
-    """(stream, seq) of each frame that leaves."""
-    data = b"".join(made.frames_to_send(now, budget))
-    return [(flags & 15, seq) for _, flags, seq, _ in split_datagram(data, 65535)]
-
-
-def seqs(made, now=0, budget=1 << 20):
-    return [seq for _, seq in launched(made, now, budget)]
 
 
 def is_refused(action, kind):

@@ -4,6 +4,7 @@ The programs are stream_client.py and surface_client.py; each prints one JSON li
 """
 
 import contextlib
+import hashlib
 import json
 import socket
 import ssl
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,3 +133,20 @@ def write_files(
 def greet(secure: ssl.SSLSocket) -> None:
     assert secure.recv(100) == b"hello\n"
     secure.sendall(b"welcome\n")
+
+
+def read_late(count: int, received: "hashlib._Hash", answer: bytes) -> Talk:
+    """Say nothing for a while, so that the client's buffers fill; then take all, and answer."""
+
+    def talk(secure: ssl.SSLSocket) -> None:
+        assert secure.recv(100) == b"start\n"
+        time.sleep(0.3)
+        left = count
+        while left:
+            data = secure.recv(min(left, 65536))
+            assert data, f"{left} B are missing"
+            received.update(data)
+            left -= len(data)
+        secure.sendall(answer)
+
+    return talk

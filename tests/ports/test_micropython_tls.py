@@ -15,7 +15,7 @@ import pytest
 from fleetnet_server.identity.pki import to_pem
 from interpreters import Interpreter, interpreters
 from pki import Pki, key_pem
-from ports.peers import HOST, VERSIONS, greet, run_client, server, server_of, write_files
+from ports.peers import HOST, VERSIONS, greet, read_late, run_client, server, server_of, write_files
 
 BULK_BYTES = 8_000_000  # as in the program
 BULK = bytes(range(250)) * (BULK_BYTES // 250)
@@ -143,19 +143,8 @@ def test_writer_that_gives_up_sends_nothing_twice(
     runtime: Interpreter | None, version: ssl.TLSVersion, pki: Pki, tmp_path: Path
 ) -> None:
     received = hashlib.sha256()
-
-    def read_late(secure: ssl.SSLSocket) -> None:
-        assert secure.recv(100) == b"start\n"
-        time.sleep(0.3)
-        left = BULK_BYTES
-        while left:
-            data = secure.recv(min(left, 65536))
-            assert data, f"{left} B are missing"
-            received.update(data)
-            left -= len(data)
-        secure.sendall(b"all of it\n")
-
-    with server(server_of(tmp_path, pki.server, version), read_late) as (port, ends):
+    talk = read_late(BULK_BYTES, received, b"all of it\n")
+    with server(server_of(tmp_path, pki.server, version), talk) as (port, ends):
         answer = run_client(runtime, "give_up_writing", port=port, **write_files(tmp_path, pki.ca))
     assert received.hexdigest() == hashlib.sha256(BULK).hexdigest(), ends
     assert answer["result"][1] == "all of it\n"

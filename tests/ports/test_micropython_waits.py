@@ -16,7 +16,16 @@ import pytest
 
 from interpreters import Interpreter, interpreters
 from pki import Pki
-from ports.peers import HOST, PATIENCE_S, VERSIONS, run_client, server, server_of, write_files
+from ports.peers import (
+    HOST,
+    PATIENCE_S,
+    VERSIONS,
+    read_late,
+    run_client,
+    server,
+    server_of,
+    write_files,
+)
 from ports.test_micropython_tls import BULK, BULK_BYTES, every_runtime, every_version
 
 SURFACE = Path(__file__).with_name("surface_client.py")
@@ -25,24 +34,14 @@ every_micropython = pytest.mark.parametrize(
     "runtime", interpreters(), ids=lambda each: each.name
 )
 
+
 @every_runtime
 def test_reader_that_gives_up_leaves_the_writer_alone(
     runtime: Interpreter | None, pki: Pki, tmp_path: Path
 ) -> None:
     received = hashlib.sha256()
-
-    def read_late(secure: ssl.SSLSocket) -> None:
-        assert secure.recv(100) == b"start\n"
-        time.sleep(0.3)
-        left = BULK_BYTES
-        while left:
-            data = secure.recv(min(left, 65536))
-            assert data, f"{left} B are missing"
-            received.update(data)
-            left -= len(data)
-        secure.sendall(b"!all of it\n")
-
-    with server(server_of(tmp_path, pki.server, VERSIONS[0]), read_late) as (port, ends):
+    talk = read_late(BULK_BYTES, received, b"!all of it\n")
+    with server(server_of(tmp_path, pki.server, VERSIONS[0]), talk) as (port, ends):
         files = write_files(tmp_path, pki.ca)
         answer = run_client(runtime, "give_up_reading_beside_a_writer", port=port, **files)
     assert received.hexdigest() == hashlib.sha256(BULK).hexdigest(), ends
