@@ -68,21 +68,11 @@ def call(
     arguments = _arguments(args)
     if wait_s is None and expires_s is None:
         wait_s = 10.0
-    stays_s = expires_s or wait_s or 0.0
     with open_store(load_settings(folder).store_place(folder)) as store:
         table = CommandTable(store)
-        expires_ms = time.time_ns() // 1_000_000 + round(1000 * stays_s)
         found = table.device(device)
         _check_policy(folder, store, found, name)
-        try:
-            command_id = table.add(found.id, name, arguments, expires_ms, issuer=actor())
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="NAME ARGS_JSON") from error
-        if is_surely_idle(folder):
-            click.echo(
-                f"No server runs on {folder}: the command waits for `fleetnet serve`.", err=True
-            )
-        command = _wait(table, command_id, wait_s or 0.0, expires_s is None)
+        command = _give(folder, table, found, name, arguments, expires_s, wait_s)
     if as_json:
         print_json(_as_dict(command))
         if command.ended_ms is None and wait_s is None:
@@ -151,21 +141,42 @@ def _arguments(text: str | None) -> Any:
     return found
 
 
-def _wait(table: CommandTable, command_id: str, wait_s: float, is_now: bool) -> Command:
-    """Return the command when it has ended, or as it is after ``wait_s``."""
-    deadline = time.monotonic() + wait_s + (_GRACE_S if is_now and wait_s else 0.0)
+def _give(
+    folder: Path, table: CommandTable, device: Device, name: str, arguments: Any,
+    expires_s: float | None, wait_s: float | None,
+) -> Command:  # fmt: skip
+    """Keep the command and wait for its end. Ctrl-C at any point says what becomes of it."""
+    expires_ms = time.time_ns() // 1_000_000 + round(1000 * (expires_s or wait_s or 0.0))
+    grace_s = _GRACE_S if wait_s and expires_s is None else 0.0
+    command_id = None
     try:
-        while True:
-            command = table.get(command_id)
-            assert command is not None
-            if command.ended_ms is not None or time.monotonic() >= deadline:
-                return command
-            time.sleep(_POLL_S)
+        try:
+            command_id = table.add(device.id, name, arguments, expires_ms, issuer=actor())
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="NAME ARGS_JSON") from error
+        if is_surely_idle(folder):
+            click.echo(
+                f"No server runs on {folder}: the command waits for `fleetnet serve`.", err=True
+            )
+        return _wait(table, command_id, (wait_s or 0.0) + grace_s)
     except KeyboardInterrupt:
+        # Without an id it came while the store wrote: the command is kept, or it is not.
+        which = device.name if command_id is None else f"--id {command_id}"
         raise CommandTimeout(
             "interrupted: the device may get the command all the same; "
-            f"`fleetnet commands --id {command_id}` shows what becomes of it"
+            f"`fleetnet commands {which}` shows what becomes of it"
         ) from None
+
+
+def _wait(table: CommandTable, command_id: str, wait_s: float) -> Command:
+    """Return the command when it has ended, or as it is after ``wait_s``."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        command = table.get(command_id)
+        assert command is not None
+        if command.ended_ms is not None or time.monotonic() >= deadline:
+            return command
+        time.sleep(_POLL_S)
 
 
 def _value_text(command: Command) -> str:

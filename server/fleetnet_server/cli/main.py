@@ -138,7 +138,7 @@ class LazyGroup(click.Group):
         except click.exceptions.Exit:
             raise
         except KeyboardInterrupt:
-            raise click.ClickException("interrupted: it is not done") from None
+            raise click.ClickException("interrupted: what it had done by then stays done") from None
         except Exception as error:
             # Imported here: the help must not need the shared library's own imports.
             from fleetnet.errors import FleetError

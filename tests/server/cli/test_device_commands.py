@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from fleetnet.commands import encode_config_state, encode_log, encode_result
 from fleetnet.frame import CONFIG_STATE, LOG, RESULT
+from fleetnet_server.cli import commands as commands_module
+from fleetnet_server.cli.main import main
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.served import take_lock
+from fleetnet_server.store.commands import CommandTable
 from fleetnet_server.store.sqlite import SqliteStore
 from server.cli.running import COMMAND, fleetnet
 
@@ -151,3 +155,24 @@ def test_ctrl_c_while_it_waits_says_what_becomes_of_the_command(fleet: Path) -> 
     _, said = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "Error: interrupted: the device may get the command" in said and "Abort" not in said
+
+
+@pytest.mark.parametrize("moment", ["add", "is_surely_idle", "_wait"])
+def test_ctrl_c_at_any_moment_never_denies_a_command_that_is_kept(
+    fleet: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = CommandTable if moment == "add" else commands_module
+    whole = getattr(owner, moment)
+
+    def pressed(*args: object, **named: object) -> None:
+        whole(*args, **named)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(owner, moment, pressed)
+    call = ["-C", str(fleet), "call", "cam-1", "blink", "--wait", "10ms"]
+    done = CliRunner().invoke(main, call)
+    assert done.exit_code == 1
+    assert "interrupted: the device may get the command all the same" in done.stderr
+    kept = json.loads(fleetnet("-C", fleet, "commands", "cam-1", "--json").stdout)
+    which = "cam-1" if moment == "add" else f"--id {kept['id']}"
+    assert f"`fleetnet commands {which}` shows" in done.stderr
