@@ -145,7 +145,9 @@ async def force(guest: Guest, backend: Backend, count: int) -> None:
             guest.force(1, seq, READINGS, readings("temp", str(seq)))
             if (seq - first) % 40 == 39:
                 await guest.stream.drain()
-                await asyncio.sleep(0.06)
+                async with asyncio.timeout(30):
+                    while backend.router.stored < seq and backend.session_count:
+                        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("count", [1500])
