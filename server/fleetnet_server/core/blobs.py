@@ -36,6 +36,7 @@ from fleetnet.handshake import CAN_BLOB, Hello
 from fleetnet.limits import BLOB_WINDOW
 from fleetnet_server.core.blob_ports import BlobLimits, BlobRow, BlobStore, PartialFile
 from fleetnet_server.core.bodies import Message
+from fleetnet_server.core.device_lines import DeviceLines
 from fleetnet_server.core.events import Tell, tell_nobody
 from fleetnet_server.errors import StoreUnavailable
 
@@ -95,6 +96,7 @@ class Blobs:
         self.tell: Tell = tell_nobody
         self.stored = 0
         self.refused = 0
+        self._refusal_lines = DeviceLines("blobs of it that are refused")
         self.dropped = 0
         self.duplicates = 0
         self._store = store
@@ -338,7 +340,8 @@ class Blobs:
         state = State(offer.id, REFUSED)
         state.reason = reason
         state.detail = f"{REASONS[reason]}: {detail}" if detail else REASONS[reason]
-        _log.warning("blob %r of %s refused: %s", offer.name, peer.name, state.detail)
+        if self._refusal_lines.take(peer.device_id, peer.name):
+            _log.warning("blob %r of %s refused: %s", offer.name, peer.name, state.detail)
         self._say(peer, state)
 
     def _say(self, peer: "Peer", state: State) -> None:

@@ -16,6 +16,7 @@ from fleetnet.events import Received
 from fleetnet.frame import COMMANDS, CONFIG, CONFIG_STATE
 from fleetnet.handshake import CAN_CONFIGURE, Hello
 from fleetnet_server.core.bodies import Message, decode_answer
+from fleetnet_server.core.device_lines import DeviceLines
 from fleetnet_server.core.events import Tell, tell_nobody
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.identity.registry import Device
@@ -98,6 +99,7 @@ class Configs:
         self._peers: dict[int, Peer] = {}
         self._pending: set[int] = set()  # devices whose link had no room
         self._tasks: set[asyncio.Task[None]] = set()
+        self._rejection_lines = DeviceLines("configurations that it rejects")
         self._edit = store.newest()[1]
 
     # -- what a program calls ----------------------------------------------------------
@@ -142,7 +144,7 @@ class Configs:
         if message.problem is None:
             version, state, value = decode_answer(message.kind, message.body)
             self.tell(f"config-{state}", peer.name, {"version": version})
-            if state == wire.REJECTED:
+            if state == wire.REJECTED and self._rejection_lines.take(peer.device_id, peer.name):
                 _log.warning(
                     "device %s rejects version %s of its configuration: %s",
                     peer.name, version, value,

@@ -28,6 +28,7 @@ from fleetnet.events import Received
 from fleetnet.frame import COMMANDS, CREDENTIAL, CREDENTIAL_STATE
 from fleetnet.handshake import CAN_MAKE_KEY, CAN_ROTATE, Hello
 from fleetnet_server.core.bodies import Message
+from fleetnet_server.core.device_lines import DeviceLines
 from fleetnet_server.core.rotation_line import Line
 from fleetnet_server.core.rotation_ports import (
     Audit,
@@ -94,6 +95,7 @@ class Rotations:
         self._worker = self._loop.create_task(self._work())
         self.offered = self.worked = self.failures = self.retired = 0
         self.unable: dict[str, str] = {}
+        self._log_lines = DeviceLines("its identities")
         self.on_revoked: Callable[[], None] | None = None
 
     # -- see Service and Looking ---------------------------------------------------------
@@ -105,7 +107,7 @@ class Rotations:
             return
         newest = facts.identities[0].number if facts.identities else 0
         if hello.identity > newest + _MOST_AHEAD:
-            _log.warning("device %s says identity %d, after %d", peer.name, hello.identity, newest)
+            self._log_about(peer, "says identity %d, after %d", hello.identity, newest)
             return
         line = self._lines[peer.device_id] = Line(peer, hello.identity, facts, _now_ms())
         if peer.serial and (facts.has_claim or not line.is_known):
@@ -125,9 +127,13 @@ class Rotations:
         try:
             state = wire.decode_credential_state(body)
         except ProtocolError as error:
-            _log.warning("device %s: unreadable CREDENTIAL_STATE: %s", peer.name, error)
+            self._log_about(peer, "sent an unreadable CREDENTIAL_STATE: %s", error)
             return
         self._hear(line, state)
+
+    def _log_about(self, peer: "Peer", text: str, *values: object) -> None:
+        if self._log_lines.take(peer.device_id, peer.name):
+            _log.warning("device %s %s", peer.name, text % values)
 
     def _hear(self, line: Line, state: wire.CredentialState) -> None:
         number = state.number
@@ -135,9 +141,9 @@ class Rotations:
             if number == line.number:
                 self._spawn(line, self._retire(line))
         elif number == line.number:
-            _log.warning("device %s keeps older identities: %s", line.peer.name, state.reason)
+            self._log_about(line.peer, "keeps older identities: %s", state.reason)
         elif number not in (line.offered, line.cut_off):
-            _log.info("device %s speaks of identity %d, long gone", line.peer.name, number)
+            self._log_about(line.peer, "speaks of identity %d, long gone", number)
         elif state.state == wire.FAILED:
             self._spawn(line, self._note_failed(line, number, state.reason))
         elif number == line.offered and line.awaits_csr:

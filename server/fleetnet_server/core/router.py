@@ -10,6 +10,7 @@ from fleetnet.events import Received
 from fleetnet.frame import OPTIONAL, READINGS
 from fleetnet.ports import port
 from fleetnet_server.core.bodies import POLICY, Message, inspect_body, new_message
+from fleetnet_server.core.device_lines import DeviceLines
 from fleetnet_server.core.policing import inspect_restricted
 from fleetnet_server.core.ports import MessageWriter
 from fleetnet_server.core.services import Services
@@ -60,6 +61,7 @@ class Router:
         self.on_too_fast: Callable[[Peer], None] | None = None
         self.on_taken: Callable[[Peer], None] | None = None
         self._waiting_bytes = 0
+        self._problem_lines = DeviceLines("messages that break the rules")
 
     def take(self, peer: "Peer", event: Received) -> None:
         """Check one message and hand it to the writer."""
@@ -158,10 +160,11 @@ class Router:
             if self.on_denied is not None:
                 self.on_denied(peer, problem)
             return
-        _log.warning(
-            "device %s, stream %d, message %d: %s; it is stored as it came",
-            peer.name, event.stream, event.seq, problem,
-        )  # fmt: skip
+        if self._problem_lines.take(peer.device_id, peer.name):
+            _log.warning(
+                "device %s, stream %d, message %d: %s; it is stored as it came",
+                peer.name, event.stream, event.seq, problem,
+            )  # fmt: skip
 
     def _shut(self, is_shut: bool) -> None:
         self.is_shut = is_shut

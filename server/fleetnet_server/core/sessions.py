@@ -15,6 +15,7 @@ from fleetnet.reasons import reason_text
 from fleetnet_server.config import Settings
 from fleetnet_server.core.audit_ports import AuditLog
 from fleetnet_server.core.bodies import DATA_KINDS, POLICY
+from fleetnet_server.core.device_lines import DeviceLines
 from fleetnet_server.core.duplicates import Duplicates
 from fleetnet_server.core.entering import STORE_RETRY_MS, Entering
 from fleetnet_server.core.gate import SILENCE, Gate
@@ -22,7 +23,6 @@ from fleetnet_server.core.peer import Peer
 from fleetnet_server.core.policing import Buckets, Pace
 from fleetnet_server.core.ports import MessageStore
 from fleetnet_server.core.presence import Presence
-from fleetnet_server.core.rates import RateTable
 from fleetnet_server.core.relay_ports import NoRelays, RelayPort
 from fleetnet_server.core.router import Router
 from fleetnet_server.core.services import Services
@@ -45,10 +45,6 @@ from fleetnet_server.identity.policy import Policy
 from fleetnet_server.identity.registry import Registry
 
 _log = structlog.get_logger("fleetnet.sessions")
-
-# A device whose memory is full gives up message after message and says so each time: the store has
-# all of it, the log the first few of a device and one from time to time.
-_GAP_LINES, _GAP_EVERY_S = 5, 10.0
 
 _STRANGER = "unknown PSK identity"  # fleetnet/ports/openssl_callbacks.py
 
@@ -110,7 +106,7 @@ class Sessions:
         self.live: dict[int, Peer] = {}
         self.entering = Entering(self)
         self._duplicates, self._buckets = Duplicates(), Buckets()
-        self._gap_lines = RateTable(1.0 / _GAP_EVERY_S, _GAP_LINES)
+        self._gap_lines = DeviceLines("messages that it gave up")
         self._revoked_elsewhere: frozenset[tuple[bytes, int]] = frozenset()
         self._ours: frozenset[bytes] | None = None
         self._accepted: frozenset[bytes] = frozenset()
@@ -337,7 +333,7 @@ class Sessions:
     def noted_gap(self, peer: Peer, gap: Gap) -> None:
         """Log messages that a device gave up."""
         self.presence.gave_up(peer, gap)
-        if self._gap_lines.take(peer.device_id):
+        if self._gap_lines.take(peer.device_id, peer.name):
             _log.warning(
                 "device gave up messages",
                 device=peer.name, stream=gap.stream, first=gap.first, last=gap.last,

@@ -213,6 +213,16 @@ async def test_too_large_is_refused_and_costs_nothing(room: Room) -> None:
     assert room.partials() == []
 
 
+async def test_a_device_whose_every_blob_is_refused_does_not_fill_the_log(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = room.link()
+    for number in range(40):
+        room.offer(link, b"", number + 1, size=(1 << 32) - 1)
+    assert len(link.states) == room.blobs.refused == 40
+    assert len([text for text in caplog.messages if "of cam-0 refused" in text]) == 5
+
+
 async def test_an_offer_alone_takes_no_disk(room: Room) -> None:
     link = room.link()
     data = content(1 << 20)

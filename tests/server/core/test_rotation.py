@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -202,6 +203,16 @@ async def test_no_answer_is_a_failure(world: World) -> None:
     world.clock.now_ms += 1_001
     await world.look()
     assert world.rows()[0].state == "failed"
+
+
+async def test_a_device_cannot_fill_the_log(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says again and again that it keeps what it should let go."""
+    peer = await world.open(1)
+    for _ in range(12):
+        await world.say(peer, wire.FAILED, 1, "flash is full")
+    assert len([text for text in caplog.messages if "keeps older identities" in text]) == 5
 
 
 async def test_a_device_cannot_fill_the_table(world: World) -> None:

@@ -176,3 +176,17 @@ async def test_a_device_that_gives_up_message_after_message_does_not_fill_the_lo
                 world.sessions.noted_gap(peer, Gap(3, seq, seq))
     devices = [line["device"] for line in lines]
     assert devices == ["cam-1"] * 5 + ["cam-2"] * 5
+
+
+async def test_a_device_with_a_fault_in_every_message_does_not_fill_the_log(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.register()
+    link = world.open(Link())
+    for _ in range(40):
+        link.session.send(1, READINGS, b"[1,")
+    link.pump()
+    await world.writer.flush()
+    assert world.router.problems == 40 == world.store.read("SELECT count(*) FROM messages")[0][0]
+    told = [text for text in caplog.messages if "it is stored as it came" in text]
+    assert len(told) == 5 and "device cam-1, stream 1, message 1: " in told[0]
