@@ -25,6 +25,7 @@ _INSERTS = {
     + " ON CONFLICT DO NOTHING"
     for rows in _ROWS_A_STEP
 }
+_device = itemgetter(0)
 _first_time = itemgetter(5)
 
 # (epoch of a hub, its stream, sequence up to which all that it carried is stored)
@@ -60,7 +61,12 @@ _NEW = (
 
 
 def insert(connection: apsw.Connection, batch: Sequence[Message]) -> int:
-    """Insert what was never stored, in order; return how many messages that were."""
+    """Insert what was never stored, each device's in order; return how many messages that were.
+
+    Device by device: each has a page of its own in two indexes, which is found in the processor's
+    cache by the device's next message. As they came it cost up to twice as much.
+    """
+    batch = sorted(batch, key=_device)
     newest = int(connection.execute("SELECT coalesce(max(id), 0) FROM messages").get)
     before = connection.total_changes()
     at = 0

@@ -151,3 +151,18 @@ def test_beside_what_is_known_a_copy_of_an_older_row_is_not_new(
     know(store, Row(epoch, 3, 5))
     assert list(store.commit([message(epoch, 4)])) == [0]
     assert list(store.commit([message(epoch, seq) for seq in (4, 5, 6)])) == [2]
+
+
+def test_a_commit_stores_device_by_device_and_each_in_its_order(store: SqliteStore) -> None:
+    """Two pages of a device are then found once a commit, not once a message."""
+    store.add_device("cam-2")
+    epochs = [store.epoch_id(device, b"epoch-01") for device in (1, 2)]
+    batch = [
+        message(epochs[device - 1], seq)._replace(device_id=device)
+        for seq in (2, 1, 3)
+        for device in (2, 1)
+    ]
+    # A copy in the same batch is found where it came, whatever was moved.
+    assert list(store.commit([*batch, batch[2]])) == list(range(6))
+    rows = store.read("SELECT device, seq FROM messages ORDER BY id")
+    assert [tuple(row) for row in rows] == [(1, 2), (1, 1), (1, 3), (2, 2), (2, 1), (2, 3)]
