@@ -38,7 +38,7 @@ _REQUIRED = (
     "SSL_set_tlsext_host_name SSL_get0_param X509_VERIFY_PARAM_set1_host "
     "X509_VERIFY_PARAM_set1_ip X509_VERIFY_PARAM_set_hostflags ERR_clear_error BIO_new "
     "BIO_s_mem BIO_read BIO_write BIO_set_mem_eof_return BIO_ADDR_new BIO_ADDR_free "
-    "DTLSv1_listen Cryptography_DTLSv1_get_timeout DTLSv1_handle_timeout"
+    "BIO_get_mem_data DTLSv1_listen Cryptography_DTLSv1_get_timeout DTLSv1_handle_timeout"
 ).split()
 
 # SAN only, as RFC 9525 wants it: no common name, no *x.example.
@@ -60,6 +60,7 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.buffer = _ffi.new("char[]", _BUFFER_BYTES)
         self.view = _ffi.buffer(self.buffer)
+        self.start = _ffi.new("char **")
         self.seconds = _ffi.new("time_t *")
         self.microseconds = _ffi.new("long *")
 
@@ -83,6 +84,7 @@ if missing_names():
 _clear_errors = _lib.ERR_clear_error
 _bio_write = _lib.BIO_write
 _bio_read = _lib.BIO_read
+_bio_get_mem_data = _lib.BIO_get_mem_data
 _ssl_read = _lib.SSL_read
 _ssl_write = _lib.SSL_write
 
@@ -229,6 +231,15 @@ class SslObject:
         if error == _ERROR_ZERO_RETURN:
             return b""
         raise self._failure()
+
+    def has_input(self) -> bool:
+        """Say whether there is more to read, behind a ``read`` that returned data.
+
+        That one took its record whole, so what is left, if anything, is where ``feed`` put it:
+        OpenSSL reads no further than a record unless told to (SSL_CTX_set_read_ahead(3)). Asking
+        costs a third of a ``read`` that finds nothing.
+        """
+        return bool(_bio_get_mem_data(self._in, _scratch.start) > 0)
 
     def write(self, data: bytes) -> None:
         """Encrypt ``data``, bytes-like; the result waits in ``output``.

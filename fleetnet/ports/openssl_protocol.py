@@ -21,6 +21,10 @@ LINGER_S = 1.0
 _SLICE = 16384
 
 
+# Type, version and length (RFC 8446 section 5.1).
+_RECORD_HEAD = 5
+
+
 class SecureProtocol(asyncio.Protocol):
     """One TLS connection; subclasses fill in the ``on_`` methods.
 
@@ -101,6 +105,9 @@ class SecureProtocol(asyncio.Protocol):
                 self.on_data(chunk)
                 if self._is_discarding or self._ssl is None:
                     return
+                size = _RECORD_HEAD + int.from_bytes(data[3:5], "big")
+                if len(data) == size and not ssl.has_input():
+                    return  # most often: one record of data, to which OpenSSL has no answer
         except FleetError as error:
             self._fail(error)
             return
