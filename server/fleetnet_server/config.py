@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     commit_interval_ms: float = Field(
         20.0, ge=0, le=1000, description="least time between two commits"
     )
-    commit_rows: int = Field(2048, ge=1, le=100_000, description="most messages in one commit")
+    commit_rows: int = Field(4096, ge=1, le=100_000, description="most messages in one commit")
     handshake_timeout_s: float = Field(
         10.0, gt=0, le=120, description="a board takes 1 to 3 s for its half of a handshake"
     )

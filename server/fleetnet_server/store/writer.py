@@ -9,8 +9,10 @@ import asyncio
 import logging
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import repeat
+from itertools import accumulate, repeat
+from operator import itemgetter
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
@@ -29,10 +31,17 @@ _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10
 # message a device and a commit, twice the rows are a third less CPU a message: each commit writes
 # two pages of every device's.
 _IDLE_SHARE = 5
-# Longer than this only what is set as interval_s: most acknowledgements wait 100 ms for others.
+# Longer than this only what is set as interval_s: most acknowledgements wait 100 ms for others,
+# and over DTLS one that left before the commit would need another one behind it.
 _LONGEST_S = 0.080
 # Smaller batches gain nothing by waiting for others: a quiet server commits as soon as it may.
 _LARGE_ROWS = 64
+
+# Characters of the bodies in one commit, of those with more messages than always fit: in UTF-8
+# less than the store process of `serve --workers` takes at once (channel.MAX_BYTES).
+_MOST_TEXT = 16 << 20
+_ALWAYS_FIT = 2048
+_body = itemgetter(8)
 
 Token = TypeVar("Token")
 _Batch = tuple[list[Message], list[Token]]
@@ -76,7 +85,7 @@ class Writer(Generic[Token]):
         on_durable: Callable[[list[tuple[Message, Token, bool]]], None],
         *,
         interval_s: float = 0.010,
-        max_rows: int = 2048,
+        max_rows: int = 4096,
         retry_s: tuple[float, float] = (0.1, 5.0),
         on_lost: Callable[[list[tuple[Message, Token]]], None] | None = None,
     ):
@@ -193,7 +202,7 @@ class Writer(Generic[Token]):
         self._timer = None
         if self._is_committing or self._is_closed:
             return
-        count = self._max_rows
+        count = self._most()
         messages, tokens = self._messages[:count], self._tokens[:count]
         del self._messages[:count]
         del self._tokens[:count]
@@ -202,6 +211,14 @@ class Writer(Generic[Token]):
         self._began = self._loop.time()
         self._next_start = self._began + self._interval_s
         self._batches.put((messages, tokens))
+
+    def _most(self) -> int:
+        """Return how many of those that wait go together."""
+        count = min(self._max_rows, len(self._messages))
+        if count > _ALWAYS_FIT:
+            sizes = list(accumulate(map(len, map(_body, self._messages[:count]))))
+            count = max(_ALWAYS_FIT, bisect_right(sizes, _MOST_TEXT))
+        return count
 
     def _finish(
         self, messages: list[Message], tokens: list[Token], new: Sequence[int] | Committed

@@ -1,6 +1,6 @@
 """One device among many, by counting: how many commits does a message of the others wait for?
 
-A device has at most 64 messages of each of its 15 streams under way, and a commit takes 2,048:
+A device has at most 64 messages of each of its 15 streams under way, and a commit takes 4,096:
 whatever one device sends, the others' messages are in the next commit, as they are without it.
 tests/proof/fairness.py has the same with processes and milliseconds.
 """

@@ -103,6 +103,28 @@ async def test_a_full_batch_does_not_wait(store: StoreOnDemand) -> None:
     await writer.close()
 
 
+async def test_a_large_batch_is_no_larger_than_a_worker_may_send(
+    store: StoreOnDemand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_ALWAYS_FIT", 2)
+    monkeypatch.setattr(writer_module, "_MOST_TEXT", 3 * len(message(store, 1).body))
+    done: Done = []
+    writer = Writer[int](store, done.extend, interval_s=0, max_rows=100)
+    store.permission.clear()
+    writer.put(message(store, 1), 1)
+    await asyncio.sleep(0.05)
+    for seq in range(2, 8):
+        writer.put(message(store, seq), seq)
+    # As many as always fit go together, whatever their size.
+    for seq in (8, 9, 10):
+        large = message(store, seq)._replace(body=f'[1,0,["t"],[[0,0,"{"x" * 100}"]]]')
+        writer.put(large, seq)
+    store.permission.set()
+    await writer.close()
+    assert store.sizes == [1, 3, 3, 2, 1]
+    assert [one.seq for one, _token, _new in done] == list(range(1, 11))
+
+
 @pytest.mark.parametrize(("interval_s", "sizes"), [(0.001, [1, 10]), (0.0, [1, 5, 5])])
 async def test_slow_commits_are_larger_ones(
     store: StoreOnDemand, monkeypatch: pytest.MonkeyPatch, interval_s: float, sizes: list[int]
