@@ -176,11 +176,20 @@ def _octets(identity: Identity) -> bytes:
     return data
 
 
+def identity_text(identity: bytes) -> str:
+    """Return an identity for a message: text in quotes, escaped; what is no text as bytes."""
+    try:
+        return repr(identity.decode())
+    except UnicodeDecodeError:
+        return repr(identity)
+
+
 def _check_key(identity: bytes, key: object) -> bytes:
     least, most = _KEY_BYTES
     if not isinstance(key, bytes | bytearray | memoryview) or not least <= len(key) <= most:
+        whose = identity_text(identity)
         raise CredentialError(
-            f"the pre-shared key of {identity!r} must be {least} to {most} random bytes: "
+            f"the pre-shared key of {whose} must be {least} to {most} random bytes: "
             "secrets.token_bytes(16)"
         )
     return bytes(key)
@@ -221,10 +230,11 @@ def _key_for(ssl: "SslObject", identity: bytes) -> bytes:
         checked = _check_key(identity, nobodys if key is None else key)  # the same work for both
     except Exception as error:
         # It would otherwise end in cffi, which prints it and goes on.
-        ssl.verdict = TrustError(f"{ssl.peer}: looking for the key of {identity!r}: {error!r}")
+        whose = identity_text(identity)
+        ssl.verdict = TrustError(f"{ssl.peer}: looking for the key of {whose}: {error!r}")
         return nobodys
     if key is None:
-        ssl.verdict = TrustError(f"{ssl.peer}: unknown PSK identity {identity!r}")
+        ssl.verdict = TrustError(f"{ssl.peer}: unknown PSK identity {identity_text(identity)}")
     return checked
 
 

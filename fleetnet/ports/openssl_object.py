@@ -22,7 +22,12 @@ from fleetnet.errors import (
     TrustError,
     Unsupported,
 )
-from fleetnet.ports.openssl_callbacks import certificate_der, check_established, running
+from fleetnet.ports.openssl_callbacks import (
+    certificate_der,
+    check_established,
+    identity_text,
+    running,
+)
 from fleetnet.ports.openssl_ciphers import to_iana
 from fleetnet.ports.openssl_context import CERT_OPTIONAL, Context
 from fleetnet.ports.openssl_dtls_wire import split_records
@@ -340,7 +345,7 @@ class SslObject:
     def wrong_key(self) -> FleetError:
         """Server: return why a client whose records cannot be read is refused."""
         return self.verdict or TrustError(
-            f"{self.peer}: wrong pre-shared key of {self.psk_identity!r}"
+            f"{self.peer}: wrong pre-shared key of {identity_text(self.psk_identity or b'')}"
         )
 
     def _failure(self) -> FleetError:

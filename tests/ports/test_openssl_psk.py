@@ -98,8 +98,8 @@ def test_a_wrong_key_and_an_unknown_identity_look_the_same() -> None:
     assert str(known[0]).replace("cam-1", "cam-2") == str(unknown[0])
     assert "does not hold this pre-shared key" in str(known[0])
     # The operator is told the difference.
-    assert isinstance(known[1], TrustError) and "wrong pre-shared key of b'cam-1'" in str(known[1])
-    assert isinstance(unknown[1], TrustError) and "unknown PSK identity b'cam-2'" in str(unknown[1])
+    assert isinstance(known[1], TrustError) and "wrong pre-shared key of 'cam-1'" in str(known[1])
+    assert isinstance(unknown[1], TrustError) and "unknown PSK identity 'cam-2'" in str(unknown[1])
 
 
 @pytest.mark.parametrize("find", [Failing(), lambda _: b"", lambda _: "text", lambda _: bytes(99)])
@@ -107,7 +107,7 @@ def test_a_store_that_fails_lets_nobody_in(find: object) -> None:
     server = server_context(psk=find)  # type: ignore[arg-type]
     client, error, _ = attempt(client_context(psk=("cam-1", KEY)), server)
     assert client.alert == 20  # type: ignore[attr-defined]
-    assert "looking for the key of b'cam-1'" in str(error)
+    assert "looking for the key of 'cam-1'" in str(error)
 
 
 def test_nobody_can_guess_the_key_of_a_stranger() -> None:

@@ -43,5 +43,5 @@ async def test_the_identity_is_at_the_transport(datagram: bool) -> None:
     finally:
         listener.close()
     assert met == [(b"press-7", b"")]
-    assert "wrong pre-shared key of b'press-7'" in str(refused[0])
-    assert "unknown PSK identity b'press-8'" in str(refused[1])
+    assert "wrong pre-shared key of 'press-7'" in str(refused[0])
+    assert "unknown PSK identity 'press-8'" in str(refused[1])
