@@ -24,6 +24,10 @@ FILE_NAME = "fleetnet.toml"
 PREFIX = "FLEETNET_"
 
 # How pydantic's types of errors begin, in words; in braces what it says beside them.
+_NO_TABLES = (
+    "settings stand in no table, so write them without that line; tables are for policy.toml, "
+    "retention.toml and mqtt.toml"
+)
 _WANTED = {
     "int_": "has to be a whole number",
     "float_": "has to be a number",
@@ -187,6 +191,8 @@ def load_settings(folder: str | Path) -> Settings:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     for key in values:
         if key not in Settings.model_fields:
+            if isinstance(values[key], dict | list):
+                raise ConfigError(f"{path}: unknown table [{key}]: {_NO_TABLES}")
             raise ConfigError(f"{path}: unknown key {key!r}{_nearest(key, Settings.model_fields)}")
     _check_environment(os.environ)
     try:

@@ -28,7 +28,8 @@ def test_the_environment_wins_over_the_file(
     ("text", "words"),
     [
         ("tls_prot = 1", "unknown key 'tls_prot'; did you mean 'tls_port'"),
-        ("[server]\nport = 1", "unknown key 'server'"),
+        ("[server]\nport = 1", "unknown table [server]: settings stand in no table"),
+        ("[[group]]\na = 1", "write them without that line; tables are for policy.toml"),
         ("tls_port = 70000", "tls_port has to be 65535 at most, not 70000"),
         ("tls_port = 'x'", "fleetnet.toml: tls_port has to be a whole number, not 'x'"),
         ("tls_port = -1", "tls_port has to be 0 at least, not -1"),
