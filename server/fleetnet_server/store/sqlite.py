@@ -186,7 +186,7 @@ class SqliteStore(FleetStore):
                 connection.execute("COMMIT")
             except _UNAVAILABLE as error:
                 self._roll_back(reopen=isinstance(error, apsw.IOError))
-                raise StoreUnavailable(f"{self.path} cannot be written: {error}") from error
+                raise unavailable(self.path, "written", error) from error
             except BaseException:
                 self._roll_back(reopen=False)
                 raise
@@ -211,7 +211,7 @@ class SqliteStore(FleetStore):
                 connection.execute("COMMIT")
             except _UNAVAILABLE as error:
                 self._roll_back(reopen=isinstance(error, apsw.IOError))
-                raise StoreUnavailable(f"{self.path} cannot be written: {error}") from error
+                raise unavailable(self.path, "written", error) from error
             except BaseException:
                 self._roll_back(reopen=False)
                 raise

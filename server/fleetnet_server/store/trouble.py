@@ -12,7 +12,9 @@ _REMEDIES: tuple[tuple[tuple[type[apsw.Error], ...], str], ...] = (
     (
         (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError),
         # A reader needs -wal and -shm beside the file: it has to be able to make them.
-        "run this as the user that it belongs to; file and folder must be writable for it",
+        # No room for those two is the same error as no right to make them.
+        "run this as the user that it belongs to; file and folder must be writable for it, and its "
+        "disk must not be full",
     ),
     ((apsw.FullError,), "free the disk"),
     ((apsw.IOError,), "is the disk full, or failing? See `df` and the kernel's log"),

@@ -306,8 +306,7 @@ class Writer(Generic[Token]):
 
     def _log_failure(self, error: Exception) -> None:
         _log.critical(
-            "%s; nothing is acknowledged until it can be written again: "
-            "free space on its disk or see the system's log; trying again by itself",
+            "%s; nothing is acknowledged until it can be written again, which is tried by itself",
             error,
             exc_info=None if isinstance(error, StoreUnavailable) else error,
         )

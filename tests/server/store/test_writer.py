@@ -164,6 +164,11 @@ async def test_failure_is_retried_logged_once_and_acknowledges_nothing(
         await writer.flush()
     assert [(one.seq, new) for one, _token, new in done] == [(1, True)]
     assert [record.levelname for record in caplog.records] == ["CRITICAL", "WARNING"]
+    # What helps is for the store to say: room on the disk does not bring back a file that is gone.
+    assert caplog.messages[0] == (
+        "disk is full; nothing is acknowledged until it can be written again, which is tried by "
+        "itself"
+    )
     assert writer.is_available
     await writer.close()
 
