@@ -6,7 +6,7 @@ All checks run even when one fails. STRICT=1 in the environment makes whatever w
 every required tool that the set-up could not provide, a failure; a run with pytest arguments
 of its own (a part of the tests) is judged by that part alone.
 The last line printed is ``N passed, N failed, N skipped``, over the tests of all interpreters,
-where a failed check without tests of its own (ruff, mypy ...) counts as one.
+where a check without tests of its own (ruff, mypy ...) counts as one.
 """
 
 import os
@@ -245,7 +245,8 @@ def close(results: list[Result], strict: bool) -> bool:
     if strict and (required or skipped):
         print(f"\nSTRICT=1: {skipped} skipped, {len(required)} required tools missing: a failure")
         good = False
-    passed = sum(result.passed for result in results)
+    # A check that ran whole and has no tests to count: "0 passed" would read as if nothing had.
+    passed = sum(result.passed or int(result.ok and not result.skips) for result in results)
     failed = sum(max(result.failed, 0 if result.ok else 1) for result in results)
     failed += (skipped + len(required)) if strict else 0
     print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
