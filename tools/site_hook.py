@@ -3,7 +3,8 @@
 The pages of docs/ are read in two places: in the repository, and on the site. A link out of docs/,
 as ``../examples/hub.py``, works in the first. On the site it becomes the address of that file in
 the repository (``extra.repository``); one to a file that does not exist is a warning, which
-`--strict` makes an error.
+`--strict` makes an error. A link whose text is the name of the page's file, as ``server.md``, has
+the page's title there: the site shows no files.
 
 ``FOLDER/*.md`` in the navigation stands for the pages of a folder in order of their names.
 """
@@ -22,6 +23,9 @@ _log = logging.getLogger("mkdocs.plugins.site_hook")
 
 # A link or a picture: [text](target) or [text](target#anchor), not one with a scheme.
 _LINK = re.compile(r"(?P<begin>\]\()(?P<target>(?![a-z]+:|#|/)[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
+# The name of a page for the page: [server.md](server.md#anchor).
+_NAMED = re.compile(r"\[`?[\w./-]+\.md`?\]\((?P<target>[\w./-]+\.md)(?P<anchor>#[^)\s]*)?\)")
+_TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 _FENCE = re.compile(r"^ *(```|~~~)")
 
 
@@ -48,7 +52,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         address = f"{config.extra['repository']}/{kind}/main/{os.path.relpath(path, root)}"
         return f"{found['begin']}{address}{found['anchor'] or ''})"
 
-    return "\n".join(_outside_code(markdown, lambda line: _LINK.sub(replaced, line)))
+    def titled(found: re.Match[str]) -> str:
+        path = here / found["target"]
+        if not path.resolve().is_relative_to(config.docs_dir) or not path.is_file():
+            return found[0]
+        title = _TITLE.search(path.read_text(encoding="utf-8"))
+        return f"[{title[1]}]({found['target']}{found['anchor'] or ''})" if title else found[0]
+
+    def changed(line: str) -> str:
+        return _LINK.sub(replaced, _NAMED.sub(titled, line))
+
+    return "\n".join(_outside_code(markdown, changed))
 
 
 def _outside_code(markdown: str, change: Any) -> Any:

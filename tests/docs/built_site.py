@@ -55,7 +55,8 @@ class Built(HTMLParser):
 
     Attributes:
         fetched: addresses that a browser asks for by itself. links: where `a` leads.
-        ids: anchors. paragraphs: the text of each `p` and `li`.
+        called: what the reader sees of each of them. ids: anchors.
+        paragraphs: the text of each `p` and `li`.
     """
 
     def __init__(self, path: Path):
@@ -63,6 +64,8 @@ class Built(HTMLParser):
         self.path = path
         self.fetched: list[str] = []
         self.links: list[str] = []
+        self.called: list[str] = []
+        self._is_in_link = False
         self.ids: set[str] = set()
         self.paragraphs: list[str] = []
         self._open: list[str] = []
@@ -78,6 +81,8 @@ class Built(HTMLParser):
         self.fetched += re.findall(r"url\(([^)]+)\)", values.get("style", ""))
         if tag == "a" and "href" in values:
             self.links.append(values["href"])
+            self.called.append("")
+            self._is_in_link = True
         if tag in ("p", "li", "td"):
             self.paragraphs.append("")
         if tag in ("pre", "code", "script", "style"):
@@ -86,9 +91,12 @@ class Built(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if self._open and self._open[-1] == tag:
             self._open.pop()
+        self._is_in_link = self._is_in_link and tag != "a"
         if tag in ("p", "li", "td"):
             self.paragraphs.append("")
 
     def handle_data(self, data: str) -> None:
+        if self._is_in_link:
+            self.called[-1] += data
         if self.paragraphs and not self._open:
             self.paragraphs[-1] += data

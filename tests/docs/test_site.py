@@ -191,6 +191,20 @@ def test_the_links_of_the_repository_go_there(pages: dict[str, Built]) -> None:
     assert wanted in pages["hub.html"].links
 
 
+def test_a_page_is_called_by_its_title(pages: dict[str, Built]) -> None:
+    """The site shows no files: what is server.md in the repository has a title here."""
+    files = [
+        (address, called)
+        for address, page in pages.items()
+        for link, called in zip(page.links, page.called, strict=True)
+        if not urlsplit(link).netloc and called.strip().endswith(".md")
+    ]
+    assert not files
+    page = pages["simulator.html"]
+    title = "How large a fleet can be, and what it takes"
+    assert ("scaling.html", title) in zip(page.links, page.called, strict=True)
+
+
 def test_a_link_to_nothing_is_an_error(tmp_path: Path) -> None:
     """The control: a page outside of docs/ that is not there, a page that is in no navigation."""
     (tmp_path / "docs").mkdir()
