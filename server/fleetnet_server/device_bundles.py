@@ -3,10 +3,12 @@
 import json
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
 
+from fleetnet.errors import FleetError
 from fleetnet_server.config import Settings
 from fleetnet_server.errors import FolderError, StoreError
 from fleetnet_server.identity.authority import Authority
@@ -17,7 +19,7 @@ from fleetnet_server.identity.files import (
     write_new_file,
 )
 from fleetnet_server.identity.names import check_device_name
-from fleetnet_server.store.identities import note_bundle
+from fleetnet_server.store.bundle_rows import Bundled, add_with_bundle, renew_with_bundle
 from fleetnet_server.store.ports import Store
 from fleetnet_server.store.registry import PROGRAM, TAKEN
 
@@ -43,17 +45,16 @@ def add_device(
     if bundle.exists():
         raise FolderError(f"{bundle} exists but its device is not registered: remove it first")
     authority = Authority.load(folder)
-    made = _make_bundle(folder, settings, authority, name, transport)
-    _place(made.folder, bundle)
-    try:
-        registered = store.add_device(name, who)
-    except BaseException:
-        # Another `device add` of that name, or a full disk: the bundle must not survive as
-        # one that no server accepts.
-        shutil.rmtree(bundle, ignore_errors=True)
-        raise
-    store.add_certificate(registered.id, made.serial, made.not_after_ms)
-    note_bundle(store, registered.id, made.serial, authority, made.pins)
+    with _made_bundle(folder, settings, authority, name, transport) as (temporary, made):
+        try:
+            _place(temporary, bundle)
+            add_with_bundle(store, name, made, who)
+        except BaseException:
+            # Another `device add` of that name, a full disk, or Ctrl-C: the bundle must not
+            # survive as one that no server accepts.
+            if not temporary.exists() and not _is_known(store, name, made.serial):
+                shutil.rmtree(bundle, ignore_errors=True)
+            raise
     return bundle
 
 
@@ -66,63 +67,72 @@ def renew_bundle(
     Raises: as add_device; StoreError: it is not registered.
     """
     check_device_name(name)
-    registered = store.lookup(name)
-    if registered is None:
+    if store.lookup(name) is None:
         raise StoreError(f"device {name!r} is not registered: leave --again out")
     bundle = folder / "devices" / name
     authority = Authority.load(folder)
-    made = _make_bundle(folder, settings, authority, name, transport)
-    # Known to the registry before anybody can use it: what it does not know it cannot revoke.
-    store.add_certificate(registered.id, made.serial, made.not_after_ms)
-    note_bundle(store, registered.id, made.serial, authority, made.pins)
-    store.registry.note_again(name, made.serial, who)
-    old = made.folder.with_name(made.folder.name + ".old")
-    if bundle.exists():
-        bundle.rename(old)
-    try:
-        _place(made.folder, bundle)
-    except FolderError:
-        if old.exists():
-            old.rename(bundle)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    with _made_bundle(folder, settings, authority, name, transport) as (temporary, made):
+        # Before anybody can use it.
+        renew_with_bundle(store, name, made, who)
+        old = temporary.with_name(temporary.name + ".old")
+        try:
+            if bundle.exists():
+                bundle.rename(old)
+            _place(temporary, bundle)
+        except BaseException:
+            if old.exists() and not bundle.exists():
+                old.rename(bundle)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
     return bundle
 
 
 def _place(made: Path, bundle: Path) -> None:
-    """Move a bundle to its place, or delete it. Raises FolderError."""
+    """Move a bundle to its place. Raises FolderError."""
     try:
         move_folder_into_place(made, bundle)
     except OSError as error:
-        shutil.rmtree(made, ignore_errors=True)
         raise FolderError(f"{bundle} cannot be made: {error}") from error
-    except FolderError:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
 
 
-class _Made(NamedTuple):
-    folder: Path
-    serial: int
-    not_after_ms: int
-    pins: list[str]
+def _is_known(store: Store, name: str, serial: int) -> bool:
+    """Say whether a certificate was registered; no when the store cannot tell."""
+    try:
+        device = store.lookup(name)
+        known = () if device is None else store.registry.certificates(device.id)
+    except FleetError:
+        return False
+    return any(one.serial == serial for one in known)
 
 
-def _make_bundle(
+@contextmanager
+def _made_bundle(
     folder: Path, settings: Settings, authority: Authority, name: str, transport: str
-) -> _Made:
-    """Make a bundle in a folder of its own, beside its place. Raises FolderError."""
+) -> Iterator[tuple[Path, Bundled]]:
+    """Make a bundle in a folder of its own, beside its place, which goes in the end.
+
+    Raises FolderError.
+    """
     temporary = folder / "devices" / f".{name}.{secrets.token_hex(4)}"
     lifetime = timedelta(seconds=settings.device_lifetime_s)
     credential = authority.issue_device(name, lifetime=lifetime)
     config = bundle_config(folder, settings, name, transport)
+    # A bundle has one anchor; in the middle of a rollover the others are sent by rotation.
+    marks = authority.marks if authority.anchors == (authority.bundle_anchor,) else ""
+    made = Bundled(
+        credential.serial, credential.not_after_ms, authority.generation, marks,
+        tuple(config["pins"]),
+    )  # fmt: skip
     try:
-        make_private_folder(temporary)
-        write_new_file(temporary / "cert.der", credential.certificate)
-        write_new_file(temporary / "key.der", credential.key)
-        write_new_file(temporary / "ca.der", authority.bundle_anchor)
-        write_new_file(temporary / "config.json", json.dumps(config, indent=1).encode())
-    except OSError as error:
+        try:
+            make_private_folder(temporary)
+            write_new_file(temporary / "cert.der", credential.certificate)
+            write_new_file(temporary / "key.der", credential.key)
+            write_new_file(temporary / "ca.der", authority.bundle_anchor)
+            write_new_file(temporary / "config.json", json.dumps(config, indent=1).encode())
+        except OSError as error:
+            raise FolderError(f"bundle of device {name!r} cannot be made: {error}") from error
+        yield temporary, made
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise FolderError(f"bundle of device {name!r} cannot be made: {error}") from error
-    return _Made(temporary, credential.serial, credential.not_after_ms, config["pins"])

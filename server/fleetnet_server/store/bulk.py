@@ -20,7 +20,7 @@ def register(
 ) -> None:
     """Register devices with the certificates of their bundles, and commit.
 
-    As DeviceTable.add, add_certificate and note_bundle for each; a device that exists
+    As add_with_bundle for each; a device that exists
     gets one certificate more, which counts at once, and one that was removed is in again.
 
     Args:

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from fleetnet_server.core.rotation_ports import Certificate, Facts, Identity, Issued, Wanted
-from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.registry import Device
 from fleetnet_server.store.ports import Connection, Database
 
@@ -17,7 +16,7 @@ from fleetnet_server.store.ports import Connection, Database
 _KEPT_ROWS = 16
 
 # The number of a bundle that was made for a device that had one; 0 when it has come with it.
-_NEXT_BUNDLE = -1
+NEXT_BUNDLE = -1
 
 SUPERSEDED = "superseded"
 _ASKED = "identity-asked"
@@ -237,7 +236,7 @@ class IdentityTable:
             )
             connection.execute(
                 "DELETE FROM identities WHERE device = ? AND number = ? AND serial = ?",
-                (device_id, _NEXT_BUNDLE, text),
+                (device_id, NEXT_BUNDLE, text),
             )
             connection.execute(
                 "DELETE FROM renewals WHERE device = ?1 AND asked_ms <="
@@ -302,36 +301,6 @@ class IdentityTable:
         return self._store.transact(work)
 
 
-def note_bundle(
-    store: Database, device_id: int, serial: int, authority: Authority, pins: Iterable[str]
-) -> None:
-    """Note what a bundle was made with, as identity 0, and commit.
-
-    Another bundle for a device that has one is on offer until its device comes with it: nothing
-    that the present one does revokes it. A bundle has one anchor; in the middle of a rollover
-    the others are sent by rotation.
-    """
-    marks = authority.marks if authority.anchors == (authority.bundle_anchor,) else ""
-    values = (device_id, _text(serial), marks, " ".join(pins), _now_ms())
-
-    def work(connection: Connection) -> None:
-        has_one = connection.execute(
-            "SELECT EXISTS(SELECT 1 FROM identities WHERE device = ?)", (device_id,)
-        ).get
-        place = (_NEXT_BUNDLE, "offered") if has_one else (0, "working")
-        connection.execute(
-            "INSERT INTO identities(device, serial, marks, pins, offered_ms, number,"
-            f" state) VALUES(?, ?, ?, ?, ?, ?, ?){ANEW}",
-            (*values, *place),
-        )
-        connection.execute(
-            "UPDATE certificates SET generation = ? WHERE serial = ?",
-            (authority.generation, _text(serial)),
-        )
-
-    store.transact(work)
-
-
 def add_certificate(
     connection: Connection,
     device_id: int,
@@ -358,7 +327,7 @@ def _noted_with(
     row = connection.execute(
         "SELECT marks, pins FROM identities"
         " WHERE device = ? AND serial = ? AND number IN (?, ?) LIMIT 1",
-        (device_id, serial, number, _NEXT_BUNDLE if number == 0 else number),
+        (device_id, serial, number, NEXT_BUNDLE if number == 0 else number),
     ).fetchone()
     return ("", "") if row is None else (row[0], row[1])
 

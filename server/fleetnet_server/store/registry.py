@@ -159,18 +159,7 @@ class DeviceTable:
         """
         check_device_name(name)
 
-        def work(connection: Connection) -> None:
-            connection.execute(
-                "INSERT INTO devices(name, created_ms) VALUES(?1, ?2)"
-                " ON CONFLICT(name) DO UPDATE SET state = 'enabled'"
-                " WHERE devices.state = 'removed'",
-                (name, _now_ms()),
-            )
-            if not connection.changes():
-                raise StoreError(f"device {name!r} is already registered: {TAKEN}")
-            add_audit(connection, actor, ADDED, name)
-
-        self._database.transact(work)
+        self._database.transact(lambda connection: insert_device(connection, name, actor))
         device = self.lookup(name)
         if device is None:
             raise StoreError(f"device {name!r} was removed while it was being added: add it again")
@@ -281,20 +270,6 @@ class DeviceTable:
             )
         )
 
-    def note_again(self, name: str, serial: int, actor: str = PROGRAM) -> None:
-        """Note that a device got another bundle: identities of the older one are over."""
-
-        def work(connection: Connection) -> None:
-            number = number_of(connection, name)
-            connection.execute(
-                "UPDATE identities SET state = 'retired', ended_ms = ?2"
-                " WHERE device = ?1 AND number > 0 AND state IN ('offered', 'working')",
-                (number, _now_ms()),
-            )
-            add_audit(connection, actor, RENEWED, name, {"serial": f"{serial:x}"})
-
-        self._database.transact(work)
-
     def revoke(self, name: str, reason: str = "", actor: str = PROGRAM) -> list[str]:
         """Refuse all that a device has shown or was given until now; return what that is.
 
@@ -358,6 +333,18 @@ def _device(row: tuple[Any, ...], serials: Iterable[tuple[Any, ...]]) -> Device:
     known = frozenset(revoked_ms) - revoked
     # A session keeps the group: one text for all of them.
     return Device(number, name, state, revoked, intern(group), json.loads(labels), known)
+
+
+def insert_device(connection: Connection, name: str, actor: str) -> None:
+    """Register a device inside a transaction of the caller's. Raises StoreError: it is there."""
+    connection.execute(
+        "INSERT INTO devices(name, created_ms) VALUES(?1, ?2)"
+        " ON CONFLICT(name) DO UPDATE SET state = 'enabled' WHERE devices.state = 'removed'",
+        (name, _now_ms()),
+    )
+    if not connection.changes():
+        raise StoreError(f"device {name!r} is already registered: {TAKEN}")
+    add_audit(connection, actor, ADDED, name)
 
 
 def number_of(connection: Connection, name: str) -> int:

@@ -10,6 +10,7 @@ from fleetnet_server.errors import StoreError
 from fleetnet_server.store import overview
 from fleetnet_server.store.audit import AuditTable
 from fleetnet_server.store.bulk import register
+from fleetnet_server.store.bundle_rows import Bundled, note_bundle
 from fleetnet_server.store.claims import ClaimTable
 from fleetnet_server.store.commands import CommandTable
 from fleetnet_server.store.expiry import (
@@ -18,7 +19,7 @@ from fleetnet_server.store.expiry import (
     devices_without_pin,
 )
 from fleetnet_server.store.hubs import HubTable
-from fleetnet_server.store.identities import CUT_OFF, IdentityTable, note_bundle
+from fleetnet_server.store.identities import CUT_OFF, IdentityTable
 from fleetnet_server.store.psks import PskTable
 from fleetnet_server.store.standing import EXPIRED, NONE, REVOKED, VALID, credential
 from fleetnet_server.store.tokens import TokenTable
@@ -30,6 +31,11 @@ AUTHORITY: Any = SimpleNamespace(marks="m0", anchors=("a",), bundle_anchor="a", 
 
 def issued(serial: int, key: bytes = b"key") -> Any:
     return SimpleNamespace(serial=serial, key=key, not_after_ms=LATER, certificate=b"")
+
+
+def bundled(store: Any, device_id: int, serial: int, *pins: str) -> None:
+    made = Bundled(serial, LATER, AUTHORITY.generation, "m0", pins)
+    store.transact(lambda connection: note_bundle(connection, device_id, made))
 
 
 def serials(store: Any, device_id: int) -> dict[int, str | None]:
@@ -99,8 +105,7 @@ def test_a_claim_is_answered_once(store: Any) -> None:
 def test_an_identity_from_its_offer_to_its_end(store: Any) -> None:
     device = store.add_device("cam-1")
     table = IdentityTable(store)
-    store.add_certificate(device.id, 0xA0, LATER)
-    note_bundle(store, device.id, 0xA0, AUTHORITY, ["aa"])
+    bundled(store, device.id, 0xA0, "aa")
     assert table.offer(device.id, 1, WANTED, issued(0xB1), None, 0xA0)
     assert table.offer(device.id, 2, WANTED, None, None, 0xA0)  # a CSR is awaited
     first = {one.number: one for one in table.identities(device.id)}
@@ -127,8 +132,7 @@ def test_an_identity_from_its_offer_to_its_end(store: Any) -> None:
 def test_a_new_bundle_waits_for_its_device(store: Any) -> None:
     device = store.add_device("cam-1")
     for serial in (0xA0, 0xA1, 0xA2):
-        store.add_certificate(device.id, serial, LATER)
-        note_bundle(store, device.id, serial, AUTHORITY, ["aa", "bb"])
+        bundled(store, device.id, serial, "aa", "bb")
     table = IdentityTable(store)
     table.worked(device.id, 0, 0xA2)
     (identity,) = table.identities(device.id)
