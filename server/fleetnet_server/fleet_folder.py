@@ -84,6 +84,12 @@ def create_credentials(
     return authority
 
 
+def create_pair(folder: Path, authority: Authority, settings: Settings) -> None:
+    """Make the first pair of a server whose fleet has a CA. Raises as ServerKeys.create."""
+    lifetime = timedelta(seconds=settings.server_lifetime_s)
+    ServerKeys.create(folder, authority, server_hosts((settings.host,)), lifetime)
+
+
 def refuse_registered(folder: Path, settings: Settings) -> None:
     """Make no CA beside devices that trust another one. Raises FolderError."""
     with open_store(settings.store_place(folder)) as store:

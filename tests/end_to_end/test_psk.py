@@ -162,7 +162,7 @@ async def test_a_wrong_key_and_a_stranger_hear_the_same(fleet: Fleet, link: str)
 async def test_the_exported_keys_in_mosquitto(fleet: Fleet, tmp_path: Path) -> None:
     key = run(fleet, "add", "cam-01")["key"]
     file = tmp_path / "psk.txt"
-    assert "1 keys in" in run(fleet, "export", "--mosquitto", str(file))
+    assert "1 key in" in run(fleet, "export", "--mosquitto", str(file))
     port = free_port()
     configuration = tmp_path / "mosquitto.conf"
     # Without `user` a mosquitto that root started could not read the file.

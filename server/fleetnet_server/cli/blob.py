@@ -16,8 +16,9 @@ from fleetnet_server.cli.output import (
     print_result,
     print_table,
 )
+from fleetnet_server.cli.whole_file import whole_file
 from fleetnet_server.config import load_settings
-from fleetnet_server.errors import FolderError, StoreError
+from fleetnet_server.errors import StoreError
 from fleetnet_server.store.blobs import StoredBlob, find_blob, list_blobs
 
 # IANA CoAP content formats that devices use (RFC 7252 section 12.3 and its registry).
@@ -73,17 +74,15 @@ def get_command(
     one = find_blob(load_settings(folder).store_place(folder), blob_id)
     source = folder / "blobs" / one.path
     try:
-        if str(target) == "-":
-            with source.open("rb") as content:
-                shutil.copyfileobj(content, sys.stdout.buffer)
-        else:
-            with source.open("rb") as content, target.open("wb" if overwrite else "xb") as copy:
-                shutil.copyfileobj(content, copy)
-            text = f"{target}: {one.size} B, {flat(one.name)} of {one.device}."
-            print_result(as_json, {"file": str(target), **one._asdict()}, text)
-    except FileExistsError as error:
-        raise FolderError(
-            f"{target} exists and was left alone: --overwrite, or name another file"
-        ) from error
+        content = source.open("rb")
     except FileNotFoundError as error:
         raise StoreError(f"blob {blob_id}: {error.filename} is missing") from error
+    with content:
+        if str(target) == "-":
+            shutil.copyfileobj(content, sys.stdout.buffer)
+            sys.stdout.flush()  # here a closed pipe is an error that click knows
+            return
+        with whole_file(target, overwrite) as temporary, temporary.open("wb") as copy:
+            shutil.copyfileobj(content, copy)
+    text = f"{target}: {one.size} B, {flat(one.name)} of {one.device}."
+    print_result(as_json, {"file": str(target), **one._asdict()}, text)

@@ -15,19 +15,12 @@ from fleetnet_server.cli.actor import actor
 from fleetnet_server.cli.output import flat, json_option, print_json, print_result
 from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import FolderError
-from fleetnet_server.fleet_folder import create_credentials, refuse_registered, server_hosts
+from fleetnet_server.fleet_folder import create_credentials, create_pair, refuse_registered
 from fleetnet_server.identity import crl, imported, rollover
 from fleetnet_server.identity.authority import DEFAULT_NAME, Authority
 from fleetnet_server.identity.constraints import permitted
-from fleetnet_server.identity.files import PUBLIC, make_private_folder, replace_file
-from fleetnet_server.identity.generations import (
-    Generation,
-    Ledger,
-    has_authority,
-    write_generation,
-    write_ledger,
-)
-from fleetnet_server.identity.server_keys import ServerKeys, refuse_existing
+from fleetnet_server.identity.generations import Generation, has_authority
+from fleetnet_server.identity.server_keys import parts_there, refuse_existing
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.expiry import devices_with_marks
 from fleetnet_server.store.opening import open_store
@@ -91,9 +84,14 @@ def init_command(
     bundle. --force goes on, for devices that have pre-shared keys only.
     """
     settings = load_settings(folder)
-    _refuse_second(folder)
+    is_cut_short = has_authority(folder) and not parts_there(folder)
+    if not is_cut_short:
+        _refuse_second(folder)
     if not force:
         refuse_registered(folder, settings)
+    if is_cut_short:
+        _complete(folder, settings, as_json)
+        return
     if flat and offline_root:
         raise click.UsageError("--flat has one key, which signs devices: it cannot be offline")
     create_credentials(
@@ -201,27 +199,24 @@ def import_command(
     """
     settings = load_settings(folder)
     root_pair, pair = imported.imported_pairs(cert.read_bytes(), _content(key), _content(root))
-    listed = crl and _checked_crl(crl, (pair.certificate, root_pair.certificate))
+    listed = _checked_crl(crl, (pair.certificate, root_pair.certificate)) if crl else None
     if key is None:
-        number = rollover.accept(folder, root_pair, pair).ledger.accepted[-1]
+        number = rollover.accept(folder, root_pair, pair, listed).ledger.accepted[-1]
         said = f"CA {number} is accepted: its devices come in once they are registered."
+    elif has_authority(folder) and not parts_there(folder):
+        raise FolderError(
+            f"{folder} has a CA, and no key of the server's: `fleetnet ca init` goes on from there"
+        )
     elif not has_authority(folder):
         refuse_existing(folder)
-        if not (folder / "ca").exists():
-            make_private_folder(folder / "ca")
-        number = write_generation(folder, root_pair, pair).number
-        write_ledger(folder, Ledger(number, number, (number,)))
-        ServerKeys.create(
-            folder, Authority.load(folder), server_hosts((settings.host,)),
-            _server_lifetime(settings),
-        )  # fmt: skip
+        authority = rollover.begin_imported(folder, root_pair, pair, listed)
+        create_pair(folder, authority, settings)
+        number = authority.generation
         said = f"CA {number} signs this fleet."
     else:
-        authority = rollover.begin_with(folder, root_pair, pair)
+        authority = rollover.begin_with(folder, root_pair, pair, crl=listed)
         number = authority.generation
         said = f"CA {number} signs devices from now on. Next: {_next_step(authority)}"
-    if listed:
-        _keep_crl(folder, number, listed)
     with open_store(settings.store_place(folder)) as store:
         authority = Authority.load(folder)
         name = x509.load_der_x509_certificate(pair.certificate).subject.rfc4514_string()
@@ -237,9 +232,13 @@ def import_command(
 def forget(folder: Path, number: int, as_json: bool) -> None:
     """Let the devices of the imported CA NUMBER in no longer (see `ca show`)."""
     settings = load_settings(folder)
-    authority = rollover.forget(folder, number)
-    # A list of a CA that does not count would keep the server from starting.
-    _kept_crl(folder, number).unlink(missing_ok=True)
+    kept = crl.kept_crl(folder, number)
+    authority = Authority.load(folder)
+    if number in authority.ledger.accepted or not kept.exists():
+        authority = rollover.forget(folder, number)
+    # A list of a CA that does not count would keep the server from starting: it goes as well
+    # where an earlier `ca forget` was cut short before it.
+    kept.unlink(missing_ok=True)
     with open_store(settings.store_place(folder)) as store:
         _note(store, "ca-forget", authority, number=number)
     _print_done(folder, as_json, f"CA {number} is not accepted any more.")
@@ -269,6 +268,16 @@ def _print_done(folder: Path, as_json: bool, text: str) -> None:
 
 def _content(path: Path | None) -> bytes | None:
     return None if path is None else path.read_bytes()
+
+
+def _complete(folder: Path, settings: Settings, as_json: bool) -> None:
+    """Go on after a `ca init` or `ca import` that ended before the server's pair was made."""
+    authority = Authority.load(folder)
+    with open_store(settings.store_place(folder)) as store:
+        authority.write_crls(folder, revoked_in(store))
+    create_pair(folder, authority, settings)
+    text = f"{folder / 'ca'} was there already, the server's pair is made now. "
+    _print_done(folder, as_json, text + f"Next: fleetnet -C {folder} device add NAME")
 
 
 def _refuse_second(folder: Path) -> None:
@@ -306,17 +315,6 @@ def _checked_crl(path: Path, authorities: tuple[bytes, ...]) -> bytes:
     found = crl.read_crl(path)
     crl.check_signed_by(found, map(x509.load_der_x509_certificate, authorities), str(path))
     return path.read_bytes()
-
-
-def _keep_crl(folder: Path, number: int, data: bytes) -> None:
-    place = _kept_crl(folder, number)
-    if not place.parent.exists():
-        make_private_folder(place.parent)
-    replace_file(place, data, PUBLIC)
-
-
-def _kept_crl(folder: Path, number: int) -> Path:
-    return folder / "ca" / "crls" / f"imported-{number}.crl"
 
 
 def _note(store: Store, action: str, authority: Authority, **detail: Any) -> None:

@@ -6,7 +6,6 @@ goes on without a reading twice or left out.
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from fleetnet_server.cli.output import flat, json_text
-from fleetnet_server.errors import FolderError
+from fleetnet_server.cli.whole_file import whole_file
 from fleetnet_server.store.query import Reading
 
 PARQUET = "parquet"
@@ -59,11 +58,7 @@ def open_export(form: str, target: str, overwrite: bool) -> Iterator[ExportFile]
         yield out
         out.close()
         return
-    path = Path(target)
-    if path.exists() and not overwrite:
-        raise FolderError(f"{path} exists and was left alone: --overwrite, or name another file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(Path(target), overwrite) as temporary:
         if form == PARQUET:
             out = ParquetFile(temporary)
             yield out
@@ -73,11 +68,6 @@ def open_export(form: str, target: str, overwrite: bool) -> Iterator[ExportFile]
                 out = _TEXT[form](stream)
                 yield out
                 out.close()
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FolderError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _TextFile:

@@ -1,7 +1,6 @@
 """`fleetnet device install` and `fleetnet device package`: the library onto boards."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import click
 
 from fleetnet_server.cli.output import json_option, print_json, print_table
 from fleetnet_server.errors import FolderError
+from fleetnet_server.identity.files import replace_file
 from fleetnet_server.wording import counted
 
 if TYPE_CHECKING:
@@ -202,11 +202,8 @@ def _wanted(bundle: dict[str, bytes] | None, options: dict[str, Any]) -> "Wanted
 
 def _write_private(path: Path, data: bytes) -> None:
     """Write a file that holds a private key. An older one is replaced whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
+        replace_file(path, data)
     except OSError as error:
         raise FolderError(f"{path} cannot be written: {error}") from error
 

@@ -4,9 +4,12 @@
 """
 
 import errno
+import functools
 import importlib
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,24 @@ _SECTIONS = {
     "Trying and measuring": ("demo", "sim", "bench", "plan"),
     "This program": ("completion",),
 }
+
+# What a command that was interrupted may have kept, and where to see it.
+_SEEN_BY = {
+    "init": "the fleet is there whole or not at all: `fleetnet check` tells",
+    "call": "`fleetnet commands` lists what is kept",
+    "config": "`fleetnet config get DEVICE` shows what is set",
+    "mqtt": "`fleetnet mqtt show` shows it",
+    **dict.fromkeys(
+        ("ca", "cert"), "what it had done by then stays done: `fleetnet check` looks at it"
+    ),
+    **dict.fromkeys(
+        ("device", "hub", "psk", "token", "store"),
+        "what it had done by then stays done: `fleetnet audit` lists what was decided",
+    ),
+}
+
+# They have servers and devices below them, and end them in an order of their own.
+_OWN_SIGNALS = ("serve", "demo", "bench", "sim")
 
 # Which extra of the package brings a module that a bare install lacks.
 _EXTRA_OF = {
@@ -138,7 +159,8 @@ class LazyGroup(click.Group):
         except click.exceptions.Exit:
             raise
         except KeyboardInterrupt:
-            raise click.ClickException("interrupted: what it had done by then stays done") from None
+            seen = _SEEN_BY.get(ctx.invoked_subcommand or "")
+            raise click.ClickException(f"interrupted; {seen}" if seen else "interrupted") from None
         except Exception as error:
             # Imported here: the help must not need the shared library's own imports.
             from fleetnet.errors import FleetError
@@ -146,7 +168,11 @@ class LazyGroup(click.Group):
 
             if isinstance(error, FleetError):
                 # It may quote what came over the network, or out of somebody's certificate.
-                raise click.ClickException(plain(str(error))) from error
+                text, cause = str(error), error.__cause__
+                remedy = _REMEDIES.get(cause.errno or 0, "") if isinstance(cause, OSError) else ""
+                raise click.ClickException(
+                    plain(text if remedy in text else text + remedy)
+                ) from error
             if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
                 where = f": {error.filename}" if error.filename else ""
                 remedy = _REMEDIES.get(error.errno or 0, "")
@@ -161,6 +187,19 @@ _REMEDIES = {
     errno.ENOSPC: "; make room on the disk that this was written to",
     errno.EDQUOT: "; make room: this user's share of the disk is used up",
 }
+
+
+def _end_as_interrupted(ctx: click.Context) -> None:
+    """Let SIGTERM, and a terminal that goes away, end a command as Ctrl-C does: it clears up.
+
+    Without it what was half written, keys among it, would lie there until somebody looks.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+            ctx.call_on_close(functools.partial(signal.signal, number, signal.SIG_DFL))
 
 
 def _open_streams() -> None:
@@ -205,6 +244,8 @@ def main(ctx: click.Context, folder: Path) -> None:
     Exit codes: 0 done, 1 failure, 2 wrong usage, 3 done in part. NO_COLOR takes colours away.
     """
     ctx.obj = folder
+    if ctx.invoked_subcommand not in _OWN_SIGNALS:
+        _end_as_interrupted(ctx)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from fleetnet_server.cli.completing import complete_channel, complete_device
 from fleetnet_server.cli.curve import Curve
 from fleetnet_server.cli.output import flat, json_option, no_color, print_json
 from fleetnet_server.cli.times import since_option, until_option
+from fleetnet_server.cli.whole_file import whole_file
 from fleetnet_server.config import load_settings
-from fleetnet_server.errors import FolderError, StoreError
+from fleetnet_server.errors import StoreError
 from fleetnet_server.store.selection import Selection, is_pattern
 from fleetnet_server.store.summaries import stored
 from fleetnet_server.wording import counted
@@ -120,7 +121,5 @@ def _draw_file(path: Path, curve: Curve, title: str) -> None:
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(untyped.ConciseDateFormatter(locator, tz=UTC))
     axes.grid(alpha=0.3)
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise FolderError(f"{path} cannot be written: {error.strerror or error}") from error
+    with whole_file(path, overwrite=True) as temporary:
+        figure.savefig(temporary, dpi=120, format=path.suffix[1:].lower())

@@ -27,6 +27,7 @@ from fleetnet_server.identity.secret import load_secret
 from fleetnet_server.store.opening import open_store
 from fleetnet_server.store.ports import Store
 from fleetnet_server.store.psks import PskTable
+from fleetnet_server.wording import counted
 
 _bits_option = click.option(
     "--bits", type=click.Choice(["128", "256"]), default="256", show_default=True,
@@ -72,7 +73,16 @@ def add(
             except BaseException:
                 table.remove(device, actor())  # nobody has this key
                 raise
-    _show(as_json, name, identity, key, place)
+        try:
+            _show(as_json, name, identity, key, place)
+        except OSError as error:
+            if place is not None:
+                raise
+            table.remove(device, actor())
+            raise FolderError(
+                f"the key of {name!r} could not be shown ({error.strerror}) and is removed: "
+                "add another"
+            ) from None
 
 
 @psk.command()
@@ -182,7 +192,8 @@ def export(folder: Path, target: Path, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(target), "keys": len(lines)})
         return
-    click.echo(f"{len(lines)} keys in {target}. mosquitto's user must be able to read it.")
+    many = counted(len(lines), "key")
+    click.echo(f"{many} in {target}. mosquitto's user must be able to read it.")
 
 
 def _secret(folder: Path, table: PskTable) -> bytes:

@@ -25,6 +25,7 @@ from fleetnet_server.cli.output import (
 from fleetnet_server.cli.whereabouts import Whereabouts
 from fleetnet_server.config import load_settings
 from fleetnet_server.errors import ConfigError, unknown_device
+from fleetnet_server.identity.names import check_device_name
 from fleetnet_server.identity.policy import load_policy
 from fleetnet_server.identity.registry import (
     DEFAULT_GROUP,
@@ -220,11 +221,14 @@ def remove(folder: Path, name: str, as_json: bool) -> None:
     Its readings stay, under its name. `fleetnet device add NAME` uses the name again. Exit code
     3: it is forgotten, but its bundle could not be deleted, or the revocation list not written.
     """
+    check_device_name(name)
+    bundle = folder / "devices" / name
     with open_store(load_settings(folder).store_place(folder)) as store:
-        store.registry.remove(name, actor())
+        # One without a device was left by a `device remove` that was cut short: go on with that.
+        if store.lookup(name) is not None or not bundle.exists():
+            store.registry.remove(name, actor())
         problem = write_crls(folder, store)
     # Nothing in it is of any use, and a private key should not lie about.
-    bundle = folder / "devices" / name
     shutil.rmtree(bundle, ignore_errors=True)
     if bundle.exists():
         problem += f"{bundle} could not be deleted: delete it by hand. "
@@ -252,7 +256,8 @@ def write_crls(folder: Path, store: Store) -> str:
     try:
         Authority.load(folder).write_crls(folder, store.registry.revoked())
     except (FleetError, OSError, ValueError) as error:
-        return f"The server refuses it; the revocation list was not written: {error}. "
+        again = "the next `fleetnet device revoke` of any device writes it"
+        return f"The server refuses it; the revocation list was not written: {error}; {again}. "
     return ""
 
 

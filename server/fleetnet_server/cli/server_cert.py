@@ -53,7 +53,8 @@ def server_command(
     if not (folder / "server" / "key.der").exists():
         Authority.load(folder)  # says what to do when that is missing as well
         raise CredentialError(
-            f"{folder / 'server'} holds no key: copy server/ from where you keep the keys"
+            f"{folder / 'server'} holds no key: copy server/ from where you keep the keys; a "
+            "fleet without devices gets one by `fleetnet ca init`"
         )
     try:
         keys = _renew(folder, settings, hosts, change_key, force)

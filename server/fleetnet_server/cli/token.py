@@ -7,8 +7,9 @@ import click
 
 from fleetnet_server.cli.actor import actor
 from fleetnet_server.cli.durations import Duration
-from fleetnet_server.cli.output import format_time, print_json, print_table
+from fleetnet_server.cli.output import format_time, print_json, print_result, print_table
 from fleetnet_server.config import load_settings
+from fleetnet_server.errors import FolderError
 from fleetnet_server.identity.scopes import READ, SCOPES
 from fleetnet_server.store.opening import open_store
 from fleetnet_server.store.tokens import TokenTable
@@ -46,13 +47,19 @@ def add(
     if expires_s is not None:
         expires_ms = time.time_ns() // 1_000_000 + round(1000 * expires_s)
     with open_store(load_settings(folder).store_place(folder)) as store:
-        made = TokenTable(store).add(name, scopes, actor(), expires_ms)
-    if as_json:
-        print_json(
-            {"name": name, "token": made, "scopes": sorted(set(scopes)), "expires_ms": expires_ms}
-        )
-    else:
-        click.echo(f"Token {name}: {made}. It is not shown again.")
+        table = TokenTable(store)
+        made = table.add(name, scopes, actor(), expires_ms)
+        shown = {"name": name, "token": made, "scopes": sorted(set(scopes))}
+        try:
+            print_result(
+                as_json, shown | {"expires_ms": expires_ms},
+                f"Token {name}: {made}. It is not shown again.",
+            )  # fmt: skip
+        except OSError as error:
+            table.revoke(name, actor())  # nobody has it
+            raise FolderError(
+                f"token {name!r} could not be shown ({error.strerror}) and is revoked: make another"
+            ) from None
 
 
 @token.command("list")

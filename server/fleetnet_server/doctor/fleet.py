@@ -14,11 +14,12 @@ from fleetnet_server.errors import FolderError
 from fleetnet_server.identity import expiry, formats
 from fleetnet_server.identity.anchoring import covers
 from fleetnet_server.identity.authority import Authority
+from fleetnet_server.identity.crl import revoked_serials
 from fleetnet_server.identity.generations import COPY_KEYS, has_authority
 from fleetnet_server.identity.inspecting import hosts_of
 from fleetnet_server.identity.looking import look_at
 from fleetnet_server.identity.permissions import check_folder, close_it, loose_keys
-from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.identity.server_keys import ServerKeys, parts_there
 from fleetnet_server.served import find_server
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
@@ -39,6 +40,7 @@ def examine_folder(folder: Path, settings: Settings) -> list[Finding]:
     if authority is not None:
         findings += _of_expiry(folder, authority) if has_clock else []
         findings += _of_server(folder, settings, authority, has_clock)
+        findings += _of_lists(folder, authority)
     with registry.opened(folder, settings) as (store, found):
         findings.append(found)
         if store is not None:
@@ -135,6 +137,8 @@ def _of_server(
             again = "run this as the owner of the folder"
         elif not (folder / "server" / "key.der").exists():
             again = COPY_KEYS  # a certificate needs its key
+            if not parts_there(folder) and registry.has_no_device(folder, settings):
+                again = "`fleetnet ca init` makes it; or " + COPY_KEYS
         return [Finding("server", BAD, str(error), again)]
     chain = [item.value for item in formats.read(keys.chain, "chain.pem").items]
     findings = [
@@ -151,6 +155,17 @@ def _of_server(
         return findings
     text = f"certificate for {', '.join(hosts_of(chain[0]))}"
     return [Finding("server", OK, text)]
+
+
+def _of_lists(folder: Path, authority: Authority) -> list[Finding]:
+    """What imported CAs revoke; the server does not start with a list that it cannot believe."""
+    try:
+        revoked_serials(folder, authority.client_anchors)
+    except CredentialError as error:
+        text, _, _ = str(error).partition(": `fleetnet ca import`")
+        remedy = "`fleetnet ca import` its CA, or remove the file: the server does not start"
+        return [Finding("ca", BAD, text, remedy)]
+    return []
 
 
 def _of_form(folder: Path) -> list[Finding]:

@@ -3,12 +3,15 @@
 Nothing is changed, and no secret is shown.
 """
 
+import glob
 import importlib.util
 import os
+import re
 import resource
 import shutil
 import socket
 import stat
+import time
 from pathlib import Path
 
 from fleetnet_server.bridge.settings import load_mqtt
@@ -26,6 +29,8 @@ from fleetnet_server.wording import counted
 _ROOM_BAD, _ROOM_WARN = 64 << 20, 1 << 30  # bytes free where the store is
 _SPARE_FILES = 256  # of a process: libraries, store, logs, blobs
 _WEB_NEEDS = ("fastapi", "prometheus_client", "uvicorn")  # the extra `web`
+# How files are called until they are whole (identity/files.py), and how long that may take.
+_LEFT, _UNDER_WAY_S = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?"), 600
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -36,7 +41,7 @@ def examine(folder: Path) -> list[Finding]:
     except ConfigError as error:
         return [Finding("settings", BAD, str(error), "correct the file or the variable it names")]
     findings = [_of_settings(settings), _of_policy(folder), _of_retention(folder)]
-    findings += [*_of_mqtt(folder), *_of_folder(folder)]
+    findings += [*_of_mqtt(folder), *_of_folder(folder), *_of_leftovers(folder)]
     findings += fleet.examine_folder(folder, settings)
     findings += _of_ports(folder, settings) + _of_web(settings)
     return [*findings, _of_room(folder, settings), _of_files(folder), *_of_user()]
@@ -110,6 +115,27 @@ def _of_folder(folder: Path) -> list[Finding]:
         text = f"{folder} cannot be written by this user"
         found.append(Finding("folder", BAD, text, "run as its owner, or `chown -R` it"))
     return found
+
+
+def _of_leftovers(folder: Path) -> list[Finding]:
+    """What a command that was killed was about to rename: keys may be in it."""
+    folder = folder.absolute()
+    places = (folder, *(folder / name for name in ("ca", "server", "devices", "hubs")))
+    paths = [path for place in places for path in place.glob(".*")]
+    paths += folder.parent.glob(f".{glob.escape(folder.name)}.*")
+    found = sorted(path for path in paths if _LEFT.fullmatch(path.name) and _is_old(path))
+    if not found:
+        return []
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    text = f"a command that was killed left {found[0]}{more}; there may be keys in it"
+    return [Finding("folder", WARN, text, f"`rm -r {' '.join(map(str, found))}`")]
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _UNDER_WAY_S
+    except OSError:
+        return False  # it got its name
 
 
 # -- ports ---------------------------------------------------------------------------------

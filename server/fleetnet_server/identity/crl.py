@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from fleetnet.errors import CredentialError
 from fleetnet_server.identity import key_types
+from fleetnet_server.identity.files import PUBLIC, make_private_folder, replace_file
 from fleetnet_server.identity.pki import Credential, authority_key
 
 # How long other programs may go on with a list; the server writes a new one far more often.
@@ -127,6 +128,19 @@ def revoked_serials(folder: Path, authorities: Iterable[bytes]) -> frozenset[tup
             issuer = hashlib.sha256(crl.issuer.public_bytes()).digest()
             found.update((issuer, one.serial_number) for one in crl)
     return frozenset(found)
+
+
+def kept_crl(folder: Path, number: int) -> Path:
+    """Return where the list is kept that was imported with a CA."""
+    return folder / "ca" / "crls" / f"imported-{number}.crl"
+
+
+def keep_crl(folder: Path, number: int, data: bytes) -> None:
+    """Put the list of an imported CA into FOLDER/ca/crls. Raises OSError."""
+    place = kept_crl(folder, number)
+    if not place.parent.exists():
+        make_private_folder(place.parent)
+    replace_file(place, data, PUBLIC)
 
 
 def check_signed_by(

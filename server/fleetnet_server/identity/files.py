@@ -19,14 +19,15 @@ def write_new_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
         FolderError: there is a file of that name; it was left alone.
         OSError: disk full, no permission; no file of that name was left.
     """
-    temporary = _write_beside(path, data, mode)
+    temporary = _beside(path)
     try:
+        _write(temporary, data, mode)
         # A rename would replace an existing file; a link never does.
         os.link(temporary, path)
     except FileExistsError:
         raise FolderError(f"{path} exists and was left alone: remove it first") from None
     finally:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
@@ -36,8 +37,9 @@ def replace_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
     Raises:
         OSError: disk full, no permission; the old one was left alone.
     """
-    temporary = _write_beside(path, data, mode)
+    temporary = _beside(path)
     try:
+        _write(temporary, data, mode)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -45,19 +47,19 @@ def replace_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
     sync_folder(path.parent)
 
 
-def _write_beside(path: Path, data: bytes, mode: int) -> Path:
-    """Write a file of another name into the same folder; it is on the disk on return."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
+def _beside(path: Path) -> Path:
+    """Return another name in the same folder; known before there is a file of it, so that it goes
+    at whatever moment a command is interrupted."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    """Write a new file; it is on the disk on return."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def make_private_folder(path: Path) -> None:

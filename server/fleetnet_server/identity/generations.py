@@ -169,6 +169,7 @@ def write_generation(
     number = 1 + max(_numbers(folder), default=0)
     place = folder / "ca" / str(number)
     temporary = folder / "ca" / f".{number}.{secrets.token_hex(4)}"
+    elsewhere = None
     try:
         make_private_folder(temporary)
         for name, certificate in (("root", root.certificate), ("issuing", issuing.certificate)):
@@ -178,11 +179,16 @@ def write_generation(
             write_new_file(temporary / "issuing-key.der", issuing.key)
         if root.key and root_key_file is not None:
             _write_elsewhere(root_key_file, root.key)
+            elsewhere = root_key_file
         elif root.key and root != issuing:
             write_new_file(temporary / "root-key.der", root.key)
         move_folder_into_place(temporary, place)
-    except OSError as error:
-        raise FolderError(f"{place} cannot be made: {error}") from error
+    except BaseException as error:
+        if elsewhere is not None and not place.exists():
+            elsewhere.unlink(missing_ok=True)  # the key of a CA that never was
+        if isinstance(error, OSError):
+            raise FolderError(f"{place} cannot be made: {error}") from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Generation(number, root.certificate, issuing)
@@ -211,10 +217,14 @@ def _write_elsewhere(path: Path, data: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
     except FileExistsError:
         raise FolderError(f"{path} exists and was left alone: name another file") from None
-    with open(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _numbers(folder: Path) -> list[int]:

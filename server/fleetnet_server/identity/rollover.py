@@ -21,6 +21,8 @@ from fleetnet.errors import CredentialError
 from fleetnet_server.identity import pki
 from fleetnet_server.identity.authority import Authority, make_pairs
 from fleetnet_server.identity.constraints import ANY, name_constraints, permitted
+from fleetnet_server.identity.crl import keep_crl
+from fleetnet_server.identity.files import make_private_folder
 from fleetnet_server.identity.generations import (
     Ledger,
     adopt_first_layout,
@@ -71,12 +73,13 @@ def begin(
 
 
 def begin_with(
-    folder: Path, root: pki.Credential, issuing: pki.Credential, root_key_file: Path | None = None
-) -> Authority:
-    """Begin a rollover to a CA that exists; also the first CA of a folder that has none."""
+    folder: Path, root: pki.Credential, issuing: pki.Credential, root_key_file: Path | None = None,
+    crl: bytes | None = None,
+) -> Authority:  # fmt: skip
+    """Begin a rollover to a CA that exists; ``crl`` as in accept."""
     authority = _settled(folder)
-    number = write_generation(folder, root, issuing, root_key_file).number
     ledger = authority.ledger
+    number = _put(folder, root, issuing, root_key_file, crl)
     write_ledger(folder, Ledger(number, ledger.server, (number, *ledger.trusted), ledger.accepted))
     return Authority.load(folder)
 
@@ -151,11 +154,17 @@ def finish(folder: Path) -> Authority:
     return Authority.load(folder)
 
 
-def accept(folder: Path, root: pki.Credential, issuing: pki.Credential) -> Authority:
-    """Let the devices of a foreign CA in; nothing is signed by it, and no device trusts it."""
+def accept(
+    folder: Path, root: pki.Credential, issuing: pki.Credential, crl: bytes | None = None
+) -> Authority:
+    """Let the devices of a foreign CA in; nothing is signed by it, and no device trusts it.
+
+    Args:
+        crl: its revocation list, DER or PEM, which counts no later than the CA does.
+    """
     adopt_first_layout(folder)
     ledger = Authority.load(folder).ledger
-    number = write_generation(folder, root, issuing).number
+    number = _put(folder, root, issuing, None, crl)
     write_ledger(folder, ledger._replace(accepted=(*ledger.accepted, number)))
     return Authority.load(folder)
 
@@ -190,6 +199,28 @@ def lagging(folder: Path, devices: Iterable[tuple[str, str]], authority: Authori
 def key_type_of(certificate: bytes) -> str:
     """Return the type of a certificate's key, one of KEY_TYPES where it is ours."""
     return name_of_key(x509.load_der_x509_certificate(certificate).public_key())
+
+
+def begin_imported(
+    folder: Path, root: pki.Credential, issuing: pki.Credential, crl: bytes | None = None
+) -> Authority:
+    """Make a CA that exists the first one of a folder; ``crl`` as in accept."""
+    if not (folder / "ca").exists():
+        make_private_folder(folder / "ca")
+    number = _put(folder, root, issuing, None, crl)
+    write_ledger(folder, Ledger(number, number, (number,)))
+    return Authority.load(folder)
+
+
+def _put(
+    folder: Path, root: pki.Credential, issuing: pki.Credential, root_key_file: Path | None,
+    crl: bytes | None,
+) -> int:  # fmt: skip
+    """Put a CA beside the others, with its list; return its number. The ledger comes last."""
+    number = write_generation(folder, root, issuing, root_key_file).number
+    if crl is not None:
+        keep_crl(folder, number, crl)
+    return number
 
 
 def _settled(folder: Path) -> Authority:

@@ -75,13 +75,18 @@ class _Files(NamedTuple):
         return {_NEXT: self.next_key, _KEY: self.key, _CHAIN: self.chain, _CERT: self.cert}
 
 
+def parts_there(folder: Path) -> list[Path]:
+    """Return the files of the server's pair that exist, whatever their state."""
+    places = [folder / FOLDER / name for name in (*_MODES, _PENDING)]
+    return [place for place in places if place.exists()]
+
+
 def refuse_existing(folder: Path) -> None:
     """Look before a first pair is made. Raises FolderError: there is one, or a part of one."""
-    place = folder / FOLDER
-    found = [name for name in (*_MODES, _PENDING) if (place / name).exists()]
+    found, place = parts_there(folder), folder / FOLDER
     if found:
         raise FolderError(
-            f"{place / found[0]} exists and was left alone: copy the ca/ that it belongs to from "
+            f"{found[0]} exists and was left alone: copy the ca/ that it belongs to from "
             f"where you keep it; or move {place} away, and every device needs a new bundle"
         )
 

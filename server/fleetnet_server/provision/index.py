@@ -7,6 +7,7 @@ Addresses are absolute: the mip of MicroPython 1.25 raises ValueError for relati
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,12 +56,23 @@ def write_served_index(folder: Path, files: dict[str, bytes], base: str, version
         for path, data in files.items():
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+            _put(target, data)
+        # Last: what it names is there.
         index = folder / "package.json"
-        index.write_text(_document([(p, f"{base}/{p}") for p in files], version))
+        _put(index, _document([(p, f"{base}/{p}") for p in files], version).encode())
     except OSError as error:
         raise PackageError(f"{folder} cannot be written: {error}") from error
     return index
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file over what is there: a board that asks meanwhile gets no half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _document(urls: Iterable[tuple[str, str]], version: str) -> str:
