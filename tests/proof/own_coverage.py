@@ -59,7 +59,12 @@ ROOMS: dict[str, tuple[str, tuple[str, ...]]] = {
         _SERVER + "sim",
         (_TESTS + "sim", _WHOLE + "sim.py", _WHOLE + "sim_day.py", _TESTS + "cli/test_bench.py"),
     ),
-    "cli": (_SERVER + "cli", (_TESTS + "cli", "tests/docs")),
+    # `device install` wants boards, and `demo` real devices.
+    "cli": (
+        _SERVER + "cli",
+        (_TESTS + "cli", "tests/docs", "tests/provision/test_device_install.py",
+         _WHOLE + "made_fleets.py"),
+    ),
 }
 QUICK = ("net", "identity")
 # Files that MicroPython alone runs.
