@@ -12,7 +12,7 @@ import click
 
 from fleetnet_server.cli.output import json_option, print_json, print_table
 from fleetnet_server.errors import FolderError
-from fleetnet_server.identity.files import replace_file
+from fleetnet_server.identity.files import PUBLIC, replace_file
 from fleetnet_server.wording import counted
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def package(
     if base.startswith("github:"):
         target.mkdir(parents=True, exist_ok=True)
         index = target / "package.json"
-        index.write_text(repository_index(_modules(parts, always=()), base, version))
+        text = repository_index(_modules(parts, always=()), base, version)
+        replace_file(index, text.encode(), PUBLIC)
         count = 0
     else:
         files, _ = _library(parts, compiled, None)

@@ -26,11 +26,12 @@ from typing import IO, NamedTuple
 import apsw
 
 from fleetnet_server.config import FILE_NAME as SETTINGS
-from fleetnet_server.errors import FolderError, StoreUnavailable
+from fleetnet_server.errors import FolderError
 from fleetnet_server.identity.files import sync_folder
 from fleetnet_server.identity.policy import FILE_NAME as POLICY
 from fleetnet_server.store import schema
 from fleetnet_server.store.lifetimes import FILE_NAME as RETENTION
+from fleetnet_server.store.trouble import unavailable
 
 # Of the file; a reader takes this one and older ones.
 # Of the manifest; a restore refuses what it does not know.
@@ -91,9 +92,9 @@ def make_backup(
                 for path in (copy, archive, *(Path(f"{copy}{end}") for end in ("-wal", "-shm"))):
                     path.unlink(missing_ok=True)
     except apsw.FullError:
-        raise FolderError(f"{target} cannot be written: its disk is full") from None
+        raise FolderError(f"{target} cannot be written: its disk is full; make room") from None
     except apsw.Error as error:
-        raise StoreUnavailable(f"{store} cannot be copied: {error}") from error
+        raise unavailable(store, "copied", error) from error
     except OSError as error:
         raise FolderError(f"{target} cannot be written: {error.strerror or error}") from error
     return made

@@ -24,11 +24,12 @@ from typing import IO, Any, NamedTuple
 
 import apsw
 
-from fleetnet_server.errors import FolderError, StoreError, StoreUnavailable
+from fleetnet_server.errors import FolderError, StoreError
 from fleetnet_server.identity.files import PRIVATE_FOLDER, move_folder_into_place, sync_folder
 from fleetnet_server.store import schema
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.backup import FORMAT, MANIFEST, Advance
+from fleetnet_server.store.trouble import unavailable
 
 # In the audit log.
 RESTORED = "store-restored"
@@ -94,7 +95,7 @@ def _beside(folder: Path) -> Iterator[Path]:
         where = error.filename or folder
         raise FolderError(f"{where} cannot be written: {error.strerror or error}") from error
     except apsw.Error as error:
-        raise StoreUnavailable(f"{temporary} cannot be written: {error}") from error
+        raise unavailable(temporary, "written", error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -189,14 +190,16 @@ def _adapt(store: Path, made_ms: int, actor: str) -> None:
     base = max(0, now_ms // 1000 - _BASE_S)
     connection = schema.open_writable(store)
     try:
-        with connection:
-            newest = connection.execute("SELECT coalesce(max(version), 0) FROM configs").get
-            base = max(base, int(newest) + 1)
-            connection.execute("INSERT INTO restores VALUES(?, ?, ?)", (now_ms, made_ms, base))
-            connection.execute("UPDATE configs SET version = ?", (base,))
-            for statement in _FORGET.split(";\n"):
-                if statement.strip():
-                    connection.execute(statement, (now_ms,))
-            add_audit(connection, actor, RESTORED, None, {"backup_ms": made_ms})
+        # Not `with connection`: after a full disk its way out fails as well, and says so instead.
+        connection.execute("BEGIN IMMEDIATE")
+        newest = connection.execute("SELECT coalesce(max(version), 0) FROM configs").get
+        base = max(base, int(newest) + 1)
+        connection.execute("INSERT INTO restores VALUES(?, ?, ?)", (now_ms, made_ms, base))
+        connection.execute("UPDATE configs SET version = ?", (base,))
+        for statement in _FORGET.split(";\n"):
+            if statement.strip():
+                connection.execute(statement, (now_ms,))
+        add_audit(connection, actor, RESTORED, None, {"backup_ms": made_ms})
+        connection.execute("COMMIT")
     finally:
         connection.close()

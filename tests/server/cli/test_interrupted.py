@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from click.testing import CliRunner, Result
 
@@ -24,6 +25,7 @@ from fleetnet_server.identity import files, generations, pki, rollover
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.crl import Revoked, kept_crl, make_crl
 from fleetnet_server.identity.server_keys import ServerKeys
+from fleetnet_server.store import restore
 from fleetnet_server.store.blobs import _insert, content_path
 from fleetnet_server.store.sqlite import SqliteStore
 from server.cli.running import NOW, put
@@ -260,6 +262,22 @@ def test_a_private_file_goes_at_whatever_moment(tmp_path: Path, monkeypatch: Pat
                 write(tmp_path / "key.der", b"secret")
         monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_what_a_restore_says(
+    empty: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """SQLite has rolled back by itself then, and a second time is another error."""
+
+    def fail(connection: Any, *_words: Any) -> None:
+        connection.execute("ROLLBACK")
+        raise apsw.FullError("database or disk is full")
+
+    run(empty, "store", "backup", tmp_path / "all.tar", code=0)
+    monkeypatch.setattr(restore, "add_audit", fail)
+    said = run(tmp_path / "new", "store", "restore", tmp_path / "all.tar").stderr
+    assert "cannot be written: database or disk is full; free the disk" in said
+    assert not (tmp_path / "new").exists() and list(tmp_path.glob(".new.*")) == []
 
 
 def test_check_names_what_a_killed_command_left(empty: Path) -> None:
