@@ -203,8 +203,17 @@ def test_no_key_is_left_elsewhere_of_a_ca_that_never_was(
 ) -> None:
     key = tmp_path / "stick" / "root.key"
     key.parent.mkdir()
-    owner = generations if moment == "move_folder_into_place" else generations.os
-    full(monkeypatch, owner, moment)
+    if moment == "fsync":
+        synced = os.fsync
+
+        def fail(descriptor: int) -> None:
+            if key.exists():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            synced(descriptor)
+
+        monkeypatch.setattr(os, moment, fail)
+    else:
+        full(monkeypatch, generations, moment)
     assert "No space left" in run(bare, "ca", "init", "--offline-root", key).stderr
     assert not key.exists() and not hidden(bare)
     monkeypatch.undo()
