@@ -14,6 +14,7 @@ from fleetnet_server.identity import pki
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.sqlite import SqliteStore
+from server.cli.conftest import Fleets
 from server.cli.running import tried
 from server.identity.openssl import openssl, verify
 
@@ -37,17 +38,13 @@ def shown(folder: Path) -> dict[str, object]:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Path:
-    folder = tmp_path / "fleet"
-    assert tried("init", folder, "--host", "fleet.example").returncode == 0
-    return folder
+def fleet(fleets: Fleets, tmp_path: Path) -> Path:
+    return fleets(tmp_path / "fleet", host="fleet.example")
 
 
 @pytest.fixture
-def bare(tmp_path: Path) -> Path:
-    folder = tmp_path / "fleet"
-    assert tried("init", folder, "--no-ca", "--host", "fleet.example").returncode == 0
-    return folder
+def bare(fleets: Fleets, tmp_path: Path) -> Path:
+    return fleets(tmp_path / "fleet", host="fleet.example", has_ca=False)
 
 
 def works(folder: Path) -> None:

@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fleetnet_server.cli.main import main
-from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.claims import ClaimTable
 from fleetnet_server.store.identities import IdentityTable
@@ -16,10 +15,9 @@ from fleetnet_server.store.sqlite import SqliteStore
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FLEETNET_ENROL_PORT", "8885")
-    create_fleet(tmp_path / "fleet", ("localhost",))
-    return tmp_path / "fleet"
+    return empty
 
 
 def run(folder: Path, *arguments: str) -> Result:

@@ -18,17 +18,15 @@ from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.served import take_lock
 from fleetnet_server.store.commands import CommandTable
 from fleetnet_server.store.sqlite import SqliteStore
+from server.cli.conftest import Fleets
 from server.cli.running import COMMAND, fleetnet
 
 NOW = 1_800_000_000_000
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Path:
-    folder = tmp_path / "fleet"
-    fleetnet("init", folder)
-    fleetnet("-C", folder, "device", "add", "cam-1")
-    return folder
+def fleet(fleets: Fleets, tmp_path: Path) -> Path:
+    return fleets(tmp_path / "fleet", device="cam-1")
 
 
 def put(folder: Path, seq: int, kind: int, body: bytes) -> None:

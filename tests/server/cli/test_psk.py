@@ -14,6 +14,7 @@ from fleetnet_server.config import load_settings
 from fleetnet_server.identity.psk import FindKey
 from fleetnet_server.store.psks import PskTable
 from fleetnet_server.store.sqlite import SqliteStore
+from server.cli.conftest import Fleets
 from server.cli.running import environment
 
 Run = Callable[..., Any]
@@ -25,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fleetnet(folder: Path) -> Run:
+def fleetnet(fleets: Fleets, folder: Path) -> Run:
     """Function that runs a command in a new fleet; JSON comes back as an object."""
 
     def run(*arguments: object, code: int = 0) -> Any:
@@ -36,7 +37,7 @@ def fleetnet(folder: Path) -> Run:
             return done.stderr
         return json.loads(done.stdout) if "--json" in arguments else done.stdout
 
-    run("init")
+    fleets(folder)
     return run
 
 

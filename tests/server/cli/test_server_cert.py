@@ -9,17 +9,15 @@ import pytest
 
 from fleetnet_server.identity.server_keys import ServerKeys
 from fleetnet_server.store.sqlite import SqliteStore
+from server.cli.conftest import Fleets
 from server.cli.running import tried
 
 YEAR_MS = 365 * 86_400_000
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Path:
-    folder = tmp_path / "fleet"
-    assert tried("init", folder, "--host", "fleet.example").returncode == 0
-    assert tried("-C", folder, "device", "add", "cam-1").returncode == 0
-    return folder
+def fleet(fleets: Fleets, tmp_path: Path) -> Path:
+    return fleets(tmp_path / "fleet", host="fleet.example", device="cam-1")
 
 
 def openssl_verify(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -59,12 +57,10 @@ def test_list_says_when_everything_ends(fleet: Path) -> None:
     assert (soon["kind"], soon["name"], soon["level"]) == ("device", "old", "expired")
 
 
-def test_list_works_before_there_is_a_ca(tmp_path: Path) -> None:
-    folder = tmp_path / "fleet"
-    assert tried("init", folder, "--no-ca").returncode == 0
-    listed = tried("-C", folder, "cert", "list")
+def test_list_works_before_there_is_a_ca(bare: Path) -> None:
+    listed = tried("-C", bare, "cert", "list")
     assert (listed.returncode, listed.stdout) == (0, "")
-    refused = tried("-C", folder, "cert", "server")
+    refused = tried("-C", bare, "cert", "server")
     assert refused.returncode == 1
     assert "`fleetnet ca init`" in refused.stderr
 

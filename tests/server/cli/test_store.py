@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetnet_server.config import load_settings
 from fleetnet_server.core.blob_ports import BlobRow
-from fleetnet_server.device_bundles import add_device
-from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.store.blobs import _insert, content_path
 from fleetnet_server.store.chunks import MAX_READINGS
 from fleetnet_server.store.compaction import Compactor
@@ -17,18 +14,16 @@ from fleetnet_server.store.inventory import take_inventory
 from fleetnet_server.store.retention import Retention
 from fleetnet_server.store.sqlite import SqliteStore
 from fleetnet_server.store.window import Pace
+from server.cli.conftest import Fleets
 from server.cli.running import NOW, fleetnet, on_a_terminal, put
 
 HOUR = 3_600_000
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(fleets: Fleets, tmp_path: Path) -> Path:
     """A fleet with two hours of a channel, most of them in chunks."""
-    folder = tmp_path / "fleet"
-    create_fleet(folder, ("localhost",))
-    with SqliteStore(folder / "fleet.db") as store:
-        add_device(folder, load_settings(folder), store, "cam-1", "tls")
+    folder = fleets(tmp_path / "fleet", device="cam-1")
     put(folder, "cam-1", *[("temp", second * 1000, second % 10) for second in range(7200)])
     with SqliteStore(folder / "fleet.db") as store:
         compactor = Compactor(store, Pace(delay_ms=0, wait_ms=0), lambda: NOW + 1)
