@@ -19,6 +19,7 @@ from fleetnet_server.fleet_folder import create_credentials, create_pair, refuse
 from fleetnet_server.identity import crl, imported, rollover
 from fleetnet_server.identity.authority import DEFAULT_NAME, Authority
 from fleetnet_server.identity.constraints import permitted
+from fleetnet_server.identity.crl import keep_crl
 from fleetnet_server.identity.generations import Generation, has_authority
 from fleetnet_server.identity.server_keys import parts_there, refuse_existing
 from fleetnet_server.store.audit_rows import add_audit
@@ -200,13 +201,18 @@ def import_command(
     settings = load_settings(folder)
     root_pair, pair = imported.imported_pairs(cert.read_bytes(), _content(key), _content(root))
     listed = _checked_crl(crl, (pair.certificate, root_pair.certificate)) if crl else None
-    if key is None:
-        number = rollover.accept(folder, root_pair, pair, listed).ledger.accepted[-1]
-        said = f"CA {number} is accepted: its devices come in once they are registered."
-    elif has_authority(folder) and not parts_there(folder):
+    known = rollover.known_as(folder, root_pair, pair)
+    if key is not None and has_authority(folder) and not parts_there(folder):
         raise FolderError(
             f"{folder} has a CA, and no key of the server's: `fleetnet ca init` goes on from there"
         )
+    if known is not None:
+        number, said = known, f"CA {known} is this one: nothing to do but for its list."
+        if listed is not None:
+            keep_crl(folder, number, listed)
+    elif key is None:
+        number = rollover.accept(folder, root_pair, pair, listed).ledger.accepted[-1]
+        said = f"CA {number} is accepted: its devices come in once they are registered."
     elif not has_authority(folder):
         refuse_existing(folder)
         authority = rollover.begin_imported(folder, root_pair, pair, listed)

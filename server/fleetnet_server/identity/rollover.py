@@ -26,6 +26,7 @@ from fleetnet_server.identity.files import make_private_folder
 from fleetnet_server.identity.generations import (
     Ledger,
     adopt_first_layout,
+    has_authority,
     read_root,
     write_generation,
     write_ledger,
@@ -199,6 +200,26 @@ def lagging(folder: Path, devices: Iterable[tuple[str, str]], authority: Authori
 def key_type_of(certificate: bytes) -> str:
     """Return the type of a certificate's key, one of KEY_TYPES where it is ours."""
     return name_of_key(x509.load_der_x509_certificate(certificate).public_key())
+
+
+def known_as(folder: Path, root: pki.Credential, issuing: pki.Credential) -> int | None:
+    """Return the number under which a CA counts already, for as much as it would count now.
+
+    An import that was repeated would let the same CA in twice, or begin a rollover to itself.
+
+    Args:
+        issuing: with its key, where it is to sign.
+    """
+    if not has_authority(folder):
+        return None
+    authority = Authority.load(folder)
+    ledger = authority.ledger
+    for number in (*ledger.trusted, *(() if issuing.key else ledger.accepted)):
+        one = authority.generations[number]
+        is_same = (one.root, one.issuing.certificate) == (root.certificate, issuing.certificate)
+        if is_same and (one.issuing.key or not issuing.key):
+            return number
+    return None
 
 
 def begin_imported(

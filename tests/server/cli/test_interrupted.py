@@ -166,6 +166,8 @@ def test_ca_import_says_how_to_go_on(bare: Path, tmp_path: Path) -> None:
     assert "`fleetnet ca init` goes on from there" in run(bare, *arguments).stderr
     run(bare, "ca", "init", code=0)
     assert ServerKeys(bare).was_issued_by(ca.certificate)
+    assert "CA 1 is this one" in run(bare, *arguments, code=0).stdout
+    assert Authority.load(bare).trusted == (1,), "a rollover from a CA to itself"
 
 
 def test_an_imported_ca_never_counts_without_its_list(
@@ -183,6 +185,11 @@ def test_an_imported_ca_never_counts_without_its_list(
     run(empty, *arguments)
     (number,) = Authority.load(empty).ledger.accepted
     assert kept_crl(empty, number).exists()
+    monkeypatch.undo()
+    (tmp_path / "crl").write_bytes(make_crl(ca, [Revoked(6, 1_700_000_000_000)], None))
+    assert f"CA {number} is this one" in run(empty, *arguments, code=0).stdout
+    assert Authority.load(empty).ledger.accepted == (number,), "it would count twice"
+    assert kept_crl(empty, number).read_bytes() == (tmp_path / "crl").read_bytes()
 
 
 def test_forget_goes_on_with_the_list_of_a_ca_that_is_gone(empty: Path) -> None:
