@@ -16,11 +16,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fleetnet_server import device_bundles, fleet_folder
-from fleetnet_server.cli import blob, configs, psk, query, token
+from fleetnet_server.cli import blob, configs, install, psk, query, token
 from fleetnet_server.cli.main import main
 from fleetnet_server.config import load_settings
 from fleetnet_server.core.blob_ports import BlobRow
 from fleetnet_server.doctor import fleet as doctor_fleet
+from fleetnet_server.errors import FolderError
 from fleetnet_server.identity import files, generations, pki, rollover
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.crl import Revoked, kept_crl, make_crl
@@ -268,6 +269,18 @@ def test_half_a_blob_has_no_name(with_blob: Path, tmp_path: Path, monkeypatch: P
     assert target.read_bytes() == b"\xff\xd8\xff\xd9"
     shutil.rmtree(with_blob / "blobs")
     assert "is missing" in run(with_blob, "blob", "get", 1, "-").stderr
+
+
+def test_an_image_with_keys_is_private_and_whole(tmp_path: Path, monkeypatch: Patch) -> None:
+    image = tmp_path / "cam-1.romfs"
+    image.write_bytes(b"older")
+    full(monkeypatch, os, "fsync")
+    with pytest.raises(FolderError, match="cannot be written"):
+        install._write_private(image, b"with a key")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
+    monkeypatch.undo()
+    install._write_private(image, b"with a key")
+    assert (image.read_bytes(), image.stat().st_mode & 0o777) == (b"with a key", 0o600)
 
 
 def test_a_private_file_goes_at_whatever_moment(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -3,11 +3,14 @@
 import json
 import pwd
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+from fleetnet_server.cli import audit
 from fleetnet_server.cli.main import main
+from interpreters import ROOT
 
 USAGE, FAILURE = 2, 1
 
@@ -70,6 +73,33 @@ def test_a_device_without_a_bundle(empty: Path) -> None:
     made = json.loads(run("-C", empty, "device", "add", "cam-2", "--no-bundle", "--json"))
     assert made == {"name": "cam-2", "bundle": None, "transport": None}
     assert list((empty / "devices").iterdir()) == []
+
+
+def test_audit_follows_what_comes(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row once, in order, until Ctrl-C, which is its end."""
+    comes = [("b", "c"), (), ("d",)]
+
+    def wait(_seconds: float) -> None:
+        if not comes:
+            raise KeyboardInterrupt
+        for name in comes.pop(0):
+            run("-C", empty, "token", "add", name)
+
+    run("-C", empty, "token", "add", "a")
+    monkeypatch.setattr(audit, "time", SimpleNamespace(sleep=wait))
+    rows = run("-C", empty, "audit", "--follow", "--json").splitlines()
+    assert [json.loads(row)["detail"]["token"] for row in rows] == ["a", "b", "c", "d"]
+
+
+def test_the_index_of_a_repository_is_written_whole(tmp_path: Path) -> None:
+    """It is the package.json that the repository itself has."""
+    said = run("device", "package", tmp_path, "--url", "github:fleetnet/fleetnet")
+    assert "package.json written" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["package.json"]
+    assert (tmp_path / "package.json").read_text() == (ROOT / "package.json").read_text()
+    assert "write github:OWNER/NAME" in run(
+        "device", "package", tmp_path, "--url", "github:fleetnet", code=FAILURE
+    )
 
 
 def test_a_user_without_a_name_is_the_command_line(
