@@ -10,6 +10,7 @@ It sets no signal handler and configures no logging: both are the program's.
 
 import asyncio
 import contextlib
+import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Annotated, Any, TypeVar, overload
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
+from structlog.typing import EventDict
 
 from fleetnet_server.app import Backend
 from fleetnet_server.config import Settings, load_settings
@@ -31,6 +33,11 @@ from fleetnet_server.store.selection import Selection, matches, select
 
 Names = str | tuple[str, ...] | list[str] | None
 _Function = TypeVar("_Function", bound=Function)
+
+# What a record of the standard library has by itself; the last three structlog hands on as such.
+_TAKEN = {*vars(logging.makeLogRecord({})), "message", "asctime"} - {
+    "exc_info", "stack_info", "stacklevel",
+}  # fmt: skip
 
 # Rows in one read: some 200 KB.
 _PAGE = 500
@@ -267,8 +274,14 @@ def _route_logs() -> None:
         structlog.configure(
             processors=[
                 structlog.stdlib.filter_by_level,
+                _with_free_names,
                 structlog.stdlib.render_to_log_kwargs,
             ],
             wrapper_class=structlog.stdlib.BoundLogger,
             logger_factory=structlog.stdlib.LoggerFactory(),
         )
+
+
+def _with_free_names(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Let logging have its names: it raises KeyError for a detail that is called as one of them."""
+    return {f"{key}_" if key in _TAKEN else key: value for key, value in event.items()}

@@ -26,7 +26,9 @@ from fleetnet_server.errors import (
     StoreError,
 )
 from fleetnet_server.fleet_folder import create_fleet
+from fleetnet_server.identity.expiry import Expiry
 from fleetnet_server.store.sqlite import SqliteStore
+from fleetnet_server.upkeep import say
 
 NOW = 1_800_000_000_000
 PATIENCE_S = 60.0
@@ -321,6 +323,16 @@ async def test_signals_and_logging_stay_the_program_s(folder: Path) -> None:
     async with Fleet(folder, bind="127.0.0.1", tls_port=0, dtls_port=0):
         assert [signal.getsignal(one) for one in wanted] == before
         assert (list(logging.getLogger().handlers), logging.getLogger().level) == handlers
+
+
+async def test_a_detail_may_be_called_as_logging_calls_its_own(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The task that renews the server's certificate ended with the first warning about a CA."""
+    say([Expiry("ca", "root 1", 1000, "urgent")])
+    (line,) = [one for one in caplog.records if one.getMessage() == "certificate ends"]
+    assert (line.name, vars(line)["name_"]) == ("fleetnet.certificates", "root 1")
+    assert (vars(line)["kind"], vars(line)["level"]) == ("ca", "urgent")
 
 
 def test_nothing_is_printed_and_structlog_stays_as_the_program_has_it(folder: Path) -> None:
