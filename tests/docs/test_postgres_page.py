@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ PATIENCE_S = 120
 
 
 @pytest.fixture
-def environment(tmp_path: Path, postgres: "PostgresServer") -> dict[str, str]:
+def environment(tmp_path: Path, postgres: "PostgresServer") -> Iterator[dict[str, str]]:
     """What a shell needs: the commands, the server's address, the superuser's password."""
     from server.store.postgres_server import find_programs
 
@@ -41,7 +42,7 @@ def environment(tmp_path: Path, postgres: "PostgresServer") -> dict[str, str]:
     _write_program(tmp_path / "bin" / "sudo", superuser)
     kept = {key: value for key, value in os.environ.items()
             if not key.startswith(("FLEETNET_", "PG"))}  # fmt: skip
-    return kept | {
+    yield kept | {
         "PATH": f"{tmp_path / 'bin'}{os.pathsep}{programs}{os.pathsep}{kept['PATH']}",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "PGHOST": str(postgres.folder),
@@ -50,6 +51,7 @@ def environment(tmp_path: Path, postgres: "PostgresServer") -> dict[str, str]:
         "FLEETNET_TLS_PORT": str(free_port()),
         "FLEETNET_DTLS_PORT": str(free_port()),
     }
+    postgres.set_passwords()  # the page gives the roles its own; other tests have this server, too
 
 
 def _write_program(path: Path, text: str) -> None:

@@ -235,11 +235,15 @@ class PostgresServer:
         with self.admin() as connection:
             connection.execute(f"CREATE DATABASE {TEMPLATE}")
         self._give_roles(TEMPLATE)
+        self.set_passwords()
+        migrate(self.place(TEMPLATE, OWNER))
+        self._has_template = True
+
+    def set_passwords(self) -> None:
+        """Give the roles the one password again, where a test has given them others."""
         with self.admin() as connection:
             for role in (OWNER, SERVER, READER):
                 connection.execute(f"ALTER ROLE {role} PASSWORD '{self.password}'")
-        migrate(self.place(TEMPLATE, OWNER))
-        self._has_template = True
 
     def _give_roles(self, database: str) -> None:
         from fleetnet_server.store.postgres import roles
