@@ -14,12 +14,13 @@ from fleetnet.errors import FleetError, HandshakeTimeout, LinkClosed, Rejected, 
 from fleetnet.ports.cpython import Datagrams
 from fleetnet.ports.openssl_compact import MOST_RECORDS, Session
 from listening import HOST, REFUSALS, TRIES, Server, device, serving, until
+from loop_clock import put_forward
 from pki import Pki
 
 
 async def talk(link: Datagrams, data: bytes) -> bytes | None:
     link.send(data)
-    return await link.receive(3000)
+    return await link.receive(30_000)
 
 
 async def test_a_device_gets_in(pki: Pki) -> None:
@@ -60,8 +61,7 @@ async def test_a_refused_device_is_told_every_time(
 
 
 async def test_a_stalled_handshake_is_forgotten_by_the_deadline(pki: Pki) -> None:
-    # The deadline is longer than a busy machine needs for twelve first flights.
-    async with serving(pki, "dtls", handshake_timeout_s=1.5, max_handshakes=8) as server:
+    async with serving(pki, "dtls", handshake_timeout_s=60.0, max_handshakes=8) as server:
         with ExitStack() as socks:
             for _ in range(12):
                 sock = socks.enter_context(socket.socket(type=socket.SOCK_DGRAM))
@@ -75,6 +75,7 @@ async def test_a_stalled_handshake_is_forgotten_by_the_deadline(pki: Pki) -> Non
             acceptor = server.listener.acceptor
             await until(lambda: acceptor.overloaded == 4)
             assert len(acceptor.half_open) == 8
+            put_forward(61)
             await until(lambda: not acceptor.half_open)
         assert len(server.refused) == 8
         assert all(isinstance(error, HandshakeTimeout) for _, _, error in server.refused)
@@ -119,7 +120,7 @@ async def test_a_bad_handler_costs_only_its_own_link(pki: Pki) -> None:
 
         server.listener._accept = fail
         with pytest.raises(LinkClosed):
-            await (await server.open(device(pki, datagram=True))).receive(3000)
+            await (await server.open(device(pki, datagram=True))).receive(30_000)
         assert problems and not server.listener.acceptor.associations
         server.listener._accept = accept
         link = await server.open(device(pki, datagram=True))
@@ -132,7 +133,7 @@ async def test_closing_from_the_server(pki: Pki) -> None:
         link = await server.open(device(pki, datagram=True))
         assert await talk(link, b"end") == b"goodbye"
         with pytest.raises(LinkClosed):
-            await link.receive(3000)
+            await link.receive(30_000)
         server.handlers[0].transport.send(b"into the void")
         server.handlers[0].transport.close()
         assert server.handlers[0].lost == []
@@ -143,11 +144,11 @@ async def test_stopping_lets_live_links_go_on(pki: Pki) -> None:
         link = await server.open(device(pki, datagram=True))
         server.listener.stop_accepting()
         with pytest.raises(HandshakeTimeout):
-            await asyncio.wait_for(_open_briefly(server, pki), 3)
+            await _open_briefly(server, pki)
         assert await talk(link, b"x") == b"echo x"
         server.listener.close()
         with pytest.raises(LinkClosed):
-            await link.receive(3000)
+            await link.receive(30_000)
 
 
 async def _open_briefly(server: Server, pki: Pki) -> None:
