@@ -125,7 +125,7 @@ class Client:
         if not self.ssl.is_established:
             self.ssl.handshake()
 
-    def settle(self, limit_s: float = 5.0) -> None:
+    def settle(self, limit_s: float = 30.0) -> None:
         """Go on, and let both ends' timers repeat what was lost, until established."""
         end = time.monotonic() + limit_s
         while time.monotonic() < end:

@@ -75,14 +75,14 @@ def context_of(pki: Pki, device: Credential | None = None) -> Context:
 
 async def join(server: Hub, pki: Pki, device: Credential | None = None) -> Datagrams:
     context = context_of(pki, device)
-    client = await open_datagram(HOST, server.port, context, "localhost", 8000)
+    client = await open_datagram(HOST, server.port, context, "localhost", 30_000)
     server.clients.append(client)
     return client
 
 
 async def echo(client: Datagrams, text: bytes) -> None:
     assert client.send(text)
-    assert await client.receive(5000) == b"echo " + text
+    assert await client.receive(30_000) == b"echo " + text
 
 
 class Puppet:

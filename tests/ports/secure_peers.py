@@ -12,7 +12,7 @@ from fleetnet.ports.openssl_context import Context, client_context, server_conte
 from pki import Pki
 
 HOST = "127.0.0.1"
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class Peer(threading.Thread):

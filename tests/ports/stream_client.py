@@ -18,7 +18,7 @@ import sys
 from fleetnet.ports import port
 from fleetnet.streams import client_context, open_connection
 
-TIMEOUT_MS = 5_000
+TIMEOUT_MS = 20_000
 # Above what Linux keeps for one connection (tcp_wmem, 4 MB): the writer must wait.
 BULK_BYTES = 8_000_000
 # Above a TLS record (16 KiB), so that a full pipe cuts pieces, too.
@@ -103,7 +103,7 @@ async def give_up_writing(options):
 async def wait_longer_than_the_handshake(options):
     """The peer says nothing for longer than the handshake may take."""
     stream, _ = await open_connection(
-        "127.0.0.1", options["port"], context_of(options), "localhost", 1_000
+        "127.0.0.1", options["port"], context_of(options), "localhost", options["handshake_ms"]
     )
     async with stream:
         return (await stream.readline()).decode()
@@ -132,7 +132,7 @@ async def give_up_reading_beside_a_writer(options):
                 await port.wait_for_ms(stream.read(1), 100)
             except asyncio.TimeoutError:  # noqa: UP041 (MicroPython has no other)
                 timeouts += 1
-        await port.wait_for_ms(writer, 10_000)
+        await port.wait_for_ms(writer, TIMEOUT_MS)
         return [timeouts, (await stream.readline()).decode()]
 
 
@@ -147,7 +147,7 @@ async def give_up_writing_beside_a_reader(options):
         await port.wait_for_ms(send_bulk(stream), 100)
     except asyncio.TimeoutError:  # noqa: UP041 (MicroPython has no other)
         pass
-    line = await port.wait_for_ms(reader, 10_000)
+    line = await port.wait_for_ms(reader, TIMEOUT_MS)
     stream.close()
     return line.decode()
 
@@ -161,7 +161,7 @@ async def close_and_open_another(options):
     await port.sleep_ms(100)
     stream.close()
     silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    data = await port.wait_for_ms(reader, 3_000)
+    data = await port.wait_for_ms(reader, TIMEOUT_MS)
     silent.close()
     return data.decode()
 
@@ -183,7 +183,7 @@ async def write_behind_the_end(options):
         stream.write(b"start\n")
         await stream.drain()
         heard = [(await stream.readline()).decode(), (await stream.read()).decode()]
-        heard.append((await port.wait_for_ms(stream.read(1), 5_000)).decode())
+        heard.append((await port.wait_for_ms(stream.read(1), TIMEOUT_MS)).decode())
         await port.sleep_ms(100)  # the peer has left its TLS layer by then
         stream.write(b"still here\n")
         await stream.drain()

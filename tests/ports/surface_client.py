@@ -35,7 +35,7 @@ def digest(data):
 async def say(options):
     """Over TLS: say a line, hear a line."""
     context = context_of(options)
-    stream, _ = await open_connection(HOST, options["port"], context, "localhost", 5000)
+    stream, _ = await open_connection(HOST, options["port"], context, "localhost", 20_000)
     async with stream:
         early = [stream.cipher(), stream.peer_certificate()]
         stream.write(b"hello\n")
@@ -54,7 +54,7 @@ async def say(options):
 async def say_dtls(options):
     """Over DTLS: send a datagram until one comes."""
     context = context_of(options, datagram=True)
-    datagrams = await open_dtls(HOST, options["port"], context, "localhost", 5000)
+    datagrams = await open_dtls(HOST, options["port"], context, "localhost", 20_000)
     try:
         early = datagrams.cipher()
         answer = None
@@ -91,7 +91,7 @@ async def say_unkept(options):
     context = context_of(options)
     streams = []
     for port in options["ports"]:
-        stream, _ = await open_connection(HOST, port, context, "localhost", 5000)
+        stream, _ = await open_connection(HOST, port, context, "localhost", 20_000)
         stream.write(b"hello\n")
         streams.append(stream)
     await asyncio.gather(*[stream.drain() for stream in streams])
@@ -164,7 +164,7 @@ async def impatient(options):
         secure.recv(10)
     except Exception as error:
         said = type(error).__name__
-    secure.settimeout(5)
+    secure.settimeout(20)
     secure.sendall(b"hello\n")
     return [said, secure.readline().decode()]
 

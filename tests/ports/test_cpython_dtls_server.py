@@ -62,7 +62,7 @@ async def test_several_clients_at_a_time(pki: Pki) -> None:
         for number, link in enumerate(links):
             link.send(b"%d" % number)
         for number, link in enumerate(links):
-            assert await link.receive(3000) == b"echo %d" % number
+            assert await link.receive(30_000) == b"echo %d" % number
         ports = {link._sock.getsockname()[1] for link in links if link._sock}
         assert {client.peer for client in hub.clients} == {(HOST, port) for port in ports}
         for client in hub.clients:
@@ -81,7 +81,7 @@ async def test_the_association_ends_with_the_callback(pki: Pki) -> None:
             link = await open_dtls(HOST, listener.port, device(pki, datagram=True))
             link.send(last)
             with pytest.raises(LinkClosed):
-                await link.receive(3000)
+                await link.receive(30_000)
         assert not listener.acceptor.associations and not listener._tasks
         for client in hub.clients:
             with pytest.raises(LinkClosed):
@@ -128,7 +128,7 @@ async def test_limits_and_timeouts(pki: Pki) -> None:
 
     async with serving(mutual(pki), wait) as listener:
         link = await open_dtls(HOST, listener.port, device(pki, datagram=True))
-        assert await link.receive(3000) == bytes(DATAGRAM_PAYLOAD)
+        assert await link.receive(30_000) == bytes(DATAGRAM_PAYLOAD)
         assert met.is_set()
         link.close()
 
@@ -150,7 +150,7 @@ async def test_optional_certificates(pki: Pki) -> None:
         for name, verified in ((None, False), ("device", True)):
             link = await open_dtls(HOST, listener.port, device(pki, name, datagram=True))
             link.send(b"x")
-            assert await link.receive(3000) == b"echo x"
+            assert await link.receive(30_000) == b"echo x"
             assert hub.clients[-1].verified is verified
             assert (hub.clients[-1].peer_certificate() is not None) is verified
             link.close()
@@ -161,7 +161,7 @@ async def test_a_reboot_replaces_after_its_handshake(pki: Pki) -> None:
     async with serving(mutual(pki), hub) as listener:
         first = await open_dtls(HOST, listener.port, device(pki, datagram=True))
         first.send(b"1")
-        assert await first.receive(3000) == b"echo 1"
+        assert await first.receive(30_000) == b"echo 1"
         assert first._sock is not None
         # Its socket goes without a word, and a new one takes the same port.
         address = first._sock.getsockname()
@@ -169,7 +169,7 @@ async def test_a_reboot_replaces_after_its_handshake(pki: Pki) -> None:
         first._sock = None
         second = await open_from(address, listener.port, device(pki, datagram=True))
         second.send(b"2")
-        assert await second.receive(3000) == b"echo 2"
+        assert await second.receive(30_000) == b"echo 2"
         assert [client.peer for client in hub.clients] == [address, address]
         await until(lambda: len(hub.ends) == 1)
         assert len(listener.acceptor.associations) == 1
@@ -186,7 +186,7 @@ async def open_from(address: Any, port: int, context: Any) -> Any:
     sock.connect((HOST, port))
     sock.setblocking(False)
     link = Datagrams(sock, context, HOST, "server")
-    await link.handshake(3000)
+    await link.handshake(30_000)
     return link
 
 
@@ -195,11 +195,11 @@ async def test_close_ends_everything(pki: Pki) -> None:
     listener = await serve_dtls(hub, HOST, 0, ssl=mutual(pki))
     link = await open_dtls(HOST, listener.port, device(pki, datagram=True))
     link.send(b"x")
-    assert await link.receive(3000) == b"echo x"
+    assert await link.receive(30_000) == b"echo x"
     listener.close()
     await asyncio.wait_for(listener.wait_closed(), 30)
     with pytest.raises(LinkClosed):
-        await link.receive(3000)
+        await link.receive(30_000)
     assert listener._sock is None and not listener._tasks
     again = await serve_dtls(hub, HOST, listener.port, ssl=mutual(pki))  # the port is free
     again.close()

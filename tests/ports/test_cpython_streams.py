@@ -253,11 +253,12 @@ async def test_a_cancelled_connect_leaves_no_socket(pki: Pki) -> None:
     tcp.setblocking(False)
     port = tcp.getsockname()[1]
     task = asyncio.create_task(open_stream(HOST, port, device(pki)))
-    await asyncio.sleep(0.05)
+    loop = asyncio.get_running_loop()
+    accepted, _ = await asyncio.wait_for(loop.sock_accept(tcp), 30)
+    assert await asyncio.wait_for(loop.sock_recv(accepted, 1), 30) == b"\x16"  # its ClientHello
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    accepted, _ = tcp.accept()
     accepted.settimeout(30)
     with contextlib.suppress(ConnectionError):
         while accepted.recv(4096):

