@@ -207,19 +207,20 @@ async def test_a_retained_reading_ends_with_its_expiry(tmp_path: Path, broker: M
     more = '[readings]\nretain = true\nexpiry = "2s"\n'
     async with World(tmp_path / "fleet", broker.plain, more) as world:
         await world.connected()
-        await world.put("cam-1", 1, {"temp": 20.5})
-        await world.until(lambda: world.bridge.counters.readings == 1)
-        seen = []
+        seen: list[int] = []
         for number in range(200):
+            if not any(seen):  # again, where a busy machine came too late
+                await world.put("cam-1", number + 1, {"temp": 20.5})
+                await world.until(lambda: world.bridge.counters.readings == len(seen) + 1)
             async with Listener(broker.plain, name=f"late-{number}") as got:
                 # Retained without an expiry: when it is here, all that is retained is.
                 await got.until("fleetnet/_bridge/status")
                 await got.until("fleetnet/+/presence", 2)
                 seen.append(len(got.of("fleetnet/cam-1/readings")))
-            if not seen[-1]:
+            if any(seen) and not seen[-1]:
                 break
             await asyncio.sleep(0.05)
-        assert seen[0] == 1 and seen[-1] == 0 and len(seen) < 200
+        assert any(seen) and seen[-1] == 0
 
 
 async def test_a_broker_that_refuses_us_is_said_and_asked_again(tmp_path: Path, pki: Pki) -> None:

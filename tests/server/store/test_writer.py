@@ -25,13 +25,14 @@ class StoreOnDemand(SqliteStore):
         super().__init__(path)
         self.permission = threading.Event()
         self.permission.set()
+        self.fails = False
         self.failures = 0
         self.sizes: list[int] = []
 
     def commit(self, batch: Sequence[Message]) -> Sequence[int]:
         self.permission.wait(30)
-        if self.failures:
-            self.failures -= 1
+        if self.fails:
+            self.failures += 1
             raise StoreUnavailable("disk is full")
         self.sizes.append(len(batch))
         return super().commit(batch)
@@ -156,11 +157,14 @@ async def test_failure_is_retried_logged_once_and_acknowledges_nothing(
 ) -> None:
     done: Done = []
     writer = Writer[int](store, done.extend, interval_s=0, retry_s=(0.01, 0.02))
-    store.failures = 3
+    store.fails = True
     with caplog.at_level(logging.WARNING, "fleetnet.store"):
         writer.put(message(store, 1), 1)
-        await asyncio.sleep(0.005)
-        assert done == []
+        async with asyncio.timeout(30):
+            while store.failures < 3:
+                await asyncio.sleep(0.005)
+        assert done == [] and not writer.is_available
+        store.fails = False
         await writer.flush()
     assert [(one.seq, new) for one, _token, new in done] == [(1, True)]
     assert [record.levelname for record in caplog.records] == ["CRITICAL", "WARNING"]
@@ -176,13 +180,14 @@ async def test_failure_is_retried_logged_once_and_acknowledges_nothing(
 async def test_close_gives_up_in_time(store: StoreOnDemand) -> None:
     done: Done = []
     writer = Writer[int](store, done.extend, interval_s=0, retry_s=(0.01, 0.02))
-    store.failures = 10**9
+    store.fails = True
     writer.put(message(store, 1), 1)
-    await asyncio.sleep(0.05)
-    assert not writer.is_available
+    async with asyncio.timeout(30):
+        while writer.is_available:
+            await asyncio.sleep(0.005)
     assert await writer.close(timeout_s=0.05) == 1
     assert done == []
-    store.failures = 0
+    store.fails = False
     with pytest.raises(RuntimeError, match="closed"):
         writer.put(message(store, 2), 2)
 

@@ -37,7 +37,8 @@ async def online(fleet: WebFleet, name: str, **options: Any) -> AsyncIterator[De
     def changed(document: dict[str, Any]) -> None:
         """Whatever it is, it is applied."""
 
-    async with device, asyncio.timeout(PATIENCE_S):
-        while not device.is_open:
-            await asyncio.sleep(0.01)
+    async with device:
+        async with asyncio.timeout(PATIENCE_S):
+            while not device.is_open:
+                await asyncio.sleep(0.01)
         yield device

@@ -6,6 +6,7 @@ Writes what it hears to FOLDER/heard, a line each; FOLDER/say says what it does 
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -27,11 +28,6 @@ def say(**said: object) -> None:
     sock.sendall(json.dumps(said).encode() + b"\n")
 
 
-def end(number: int, _frame: object) -> None:
-    heard(signal.Signals(number).name)
-    os._exit(0)
-
-
 def live() -> None:
     while True:
         time.sleep(0.05)
@@ -39,7 +35,10 @@ def live() -> None:
             say(event="alive")
 
 
-signal.signal(signal.SIGTERM, end)
+ended: list[int] = []
+news, told = os.pipe2(os.O_NONBLOCK)
+signal.set_wakeup_fd(told)
+signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
 signal.signal(signal.SIGHUP, lambda *_: say(event="reloaded", is_done=name != "worker-1"))
 heard("starts")
 if (folder / f"fail-{name}").exists():
@@ -49,5 +48,14 @@ if (folder / f"crash-{name}").exists():
     os._exit(3)
 say(event="ready", ports={"web_port": 8080} if name == "store" else {})
 threading.Thread(target=live, daemon=True).start()
-while line := sock.recv(4096):
-    heard(line.decode().strip())
+while True:
+    ready = select.select([sock, news], [], [])[0]
+    if sock in ready:  # what was said before a signal is heard before it
+        if not (line := sock.recv(4096)):
+            break
+        heard(line.decode().strip())
+    elif ended:
+        heard(signal.Signals(ended[0]).name)
+        os._exit(0)
+    else:
+        os.read(news, 100)

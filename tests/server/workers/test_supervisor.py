@@ -17,7 +17,7 @@ from fleetnet_server.served import find_server
 from fleetnet_server.workers import supervisor as supervisor_module
 from fleetnet_server.workers.supervisor import Supervisor
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0  # a dozen starts of Python, one after the other
 
 
 class World:
