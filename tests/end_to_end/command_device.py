@@ -3,7 +3,8 @@
     micropython command_device.py BUNDLE [forgetful]
 
 "forgetful" takes its journal away: the device that the tests must catch. Each handler that
-begins appends a line to BUNDLE/ran: what counts executions over reboots.
+begins appends a line to BUNDLE/ran: what counts executions over reboots. "held" ends when there is
+no BUNDLE/hold.
 Prints a line of JSON each 100 ms; ends when its standard input is closed.
 """
 
@@ -35,6 +36,14 @@ def note(bundle: str, text: str) -> None:
         file.write(text + "\n")
 
 
+def is_there(path: str) -> bool:
+    try:
+        open(path).close()
+    except OSError:
+        return False
+    return True
+
+
 def add_commands(device: "Device", bundle: str) -> None:
     @device.command()
     async def add(a, b=0):
@@ -52,6 +61,13 @@ def add_commands(device: "Device", bundle: str) -> None:
         note(bundle, tag)
         await asyncio.sleep(ms / 1000)
         return tag
+
+    @device.command()
+    async def held():
+        note(bundle, "held")
+        while is_there(bundle + "/hold"):
+            await asyncio.sleep(0.05)
+        return "held"
 
     leaving = []
 

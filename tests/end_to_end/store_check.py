@@ -17,11 +17,16 @@ class Account(NamedTuple):
     dropped: int = 0
 
 
-def faults_of(store: Path, accounts: list[Account]) -> list[str]:
+def faults_of(store: Path, accounts: list[Account], has_dates: bool = True) -> list[str]:
     """Compare a store with what devices say, one run of a device program each; [] is good.
 
     Nothing lost: sent = acknowledged = stored. Nothing twice: each key (epoch, stream, seq)
     once, each count once. Order: counts and seq ascend by time, and seq ascends by commit.
+
+    Args:
+        has_dates: False: of a device without a date the server reckons the time, from the HELLO of
+            each session, which may have been on its way for longer than the one before. Counts
+            ascend by seq then.
     """
     faults = []
     found = defaultdict(list)
@@ -29,6 +34,8 @@ def faults_of(store: Path, accounts: list[Account]) -> list[str]:
         found[reading.device].append(reading)
     for name, sent, acknowledged, dropped in accounts:
         readings = found[name]
+        if not has_dates:
+            readings.sort(key=lambda reading: reading.seq)
         counting = [reading for reading in readings if reading.channel == "count"]
         counts = [reading.value for reading in counting]
         numbers = [reading.seq for reading in counting]

@@ -6,8 +6,8 @@ Every handler of command_device.py notes that it began: what counts is how often
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,15 @@ def ran(fleet: Fleet, name: str) -> list[str]:
     """What the device's handlers noted, over all its boots."""
     path = fleet.folder / "devices" / name / "ran"
     return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+@contextmanager
+def holding(fleet: Fleet, name: str) -> Iterator[None]:
+    """The command "held" does not end in here."""
+    hold = fleet.folder / "devices" / name / "hold"
+    hold.touch()
+    yield
+    hold.unlink()
 
 
 @asynccontextmanager
@@ -221,14 +230,15 @@ async def until_ended(fleet: Fleet, command_id: str) -> Any:
 async def test_server_killed_between_call_and_result(fleet: Fleet, link: str) -> None:
     device = await start(fleet, "cam", link, OLDEST)
     await online(device)
-    sent = await fleetnet(fleet, "call", "cam", "slow", "[1500]", "--expires", "5m")
-    await until(lambda: ran(fleet, "cam") == ["slow"], "it began", explain=device.story)
-    await fleet.kill_server()
-    await fleet.start_server()
+    with holding(fleet, "cam"):
+        sent = await fleetnet(fleet, "call", "cam", "held", "--expires", "5m")
+        await until(lambda: ran(fleet, "cam") == ["held"], "it began", explain=device.story)
+        await fleet.kill_server()
+        await fleet.start_server()
     ended = await until_ended(fleet, sent["id"])
-    assert (ended["state"], ended["result"]) == ("ok", "slow")
+    assert (ended["state"], ended["result"]) == ("ok", "held")
     await device.finish()
-    assert ran(fleet, "cam") == ["slow"]
+    assert ran(fleet, "cam") == ["held"]
 
 
 async def kill_device_in_the_middle(
@@ -237,9 +247,10 @@ async def kill_device_in_the_middle(
     """Kill a device that runs a command, start it again; the outcome and what ran."""
     first = await start(fleet, "cam", "tls", runtime, *more)
     await online(first)
-    sent = await fleetnet(fleet, "call", "cam", "slow", "[700]", "--expires", "5m")
-    await until(lambda: ran(fleet, "cam") == ["slow"], "it began", explain=first.story)
-    await first.kill()
+    with holding(fleet, "cam"):
+        sent = await fleetnet(fleet, "call", "cam", "held", "--expires", "5m")
+        await until(lambda: ran(fleet, "cam") == ["held"], "it began", explain=first.story)
+        await first.kill()
     second = await start(fleet, "cam", "tls", runtime, *more)
     ended = await until_ended(fleet, sent["id"])
     again = await fleetnet(fleet, "call", "cam", "add", "[1]")
@@ -253,12 +264,12 @@ async def test_device_killed_in_the_middle(fleet: Fleet, runtime: Interpreter | 
     ended, noted = await kill_device_in_the_middle(fleet, runtime)
     assert ended["state"] == "error"
     assert ended["error"]["type"] == "Interrupted"
-    assert noted == ["slow", "add"]
+    assert noted == ["held", "add"]
 
 
 async def test_control_a_device_without_a_journal_is_found(fleet: Fleet) -> None:
     ended, noted = await kill_device_in_the_middle(fleet, OLDEST, "forgetful")
-    assert noted == ["slow", "slow", "add"], "the check cannot see a command that runs twice"
+    assert noted == ["held", "held", "add"], "the check cannot see a command that runs twice"
     assert ended["state"] == "ok"
 
 

@@ -1,6 +1,5 @@
 """Compaction, retention and backups beside a real server and real devices."""
 
-import asyncio
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -44,13 +43,10 @@ async def until_compacted(fleet: Fleet, more: int) -> None:
     )
 
 
-async def run(*command: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, errors = await process.communicate()
-    assert process.returncode == 0, errors
-    return out.decode()
+async def run(fleet: Fleet, *arguments: str) -> str:
+    done = await fleet.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 async def test_a_server_that_compacts_and_is_killed_loses_nothing(fleet: Fleet) -> None:
@@ -73,7 +69,7 @@ async def test_a_backup_under_load_goes_on_elsewhere(fleet: Fleet, tmp_path: Pat
     await until_compacted(fleet, 100)
     backup = tmp_path / "backup.tar"
     before = fleet.counters("acknowledged")
-    await run(*fleet.command("store", "backup", str(backup)))
+    await run(fleet, "store", "backup", str(backup))
     # What is acknowledged from here on, until the disk is gone, is what a backup cannot have.
     await until(
         lambda: min(fleet.gains("acknowledged", before)) > 100, "more came", explain=fleet.story
@@ -81,7 +77,7 @@ async def test_a_backup_under_load_goes_on_elsewhere(fleet: Fleet, tmp_path: Pat
     await fleet.kill_server()
     old, fleet.folder = fleet.folder, tmp_path / "restored"
     lost_at = {name: count // 2 for name, count in fleet.counters("acknowledged").items()}
-    await run(*fleet.command("store", "restore", str(backup)))
+    await run(fleet, "store", "restore", str(backup))
     for name in ("ca", "server", "devices", "secret.key"):
         if (old / name).is_dir():
             shutil.copytree(old / name, fleet.folder / name)
