@@ -183,10 +183,16 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """End what hangs: with its stacks in the log, and then it is started again."""
+        looked = time.monotonic()
         while True:
             await asyncio.sleep(_LOOK_S)
+            # Where nothing ran here either (a container that was paused, a machine that was
+            # frozen), nobody was silent.
+            late_s = max(0.0, time.monotonic() - looked - _LOOK_S)
+            looked = time.monotonic()
             for child in self._children:
-                silent_s = time.monotonic() - child.last_sign
+                child.last_sign = min(looked, child.last_sign + late_s)
+                silent_s = looked - child.last_sign
                 if child.pid and silent_s > (_HANGS_S if child.is_ready else _BEGINS_S):
                     _log.critical("process hangs", name=child.name, silent_s=round(silent_s))
                     child.send_signal(signal.SIGABRT)

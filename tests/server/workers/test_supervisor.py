@@ -5,8 +5,10 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +16,7 @@ from fleetnet_server.config import Settings
 from fleetnet_server.errors import ConfigError, FolderError, StoreError
 from fleetnet_server.fleet_folder import create_fleet
 from fleetnet_server.served import find_server
+from fleetnet_server.workers import processes as processes_module
 from fleetnet_server.workers import supervisor as supervisor_module
 from fleetnet_server.workers.supervisor import Supervisor
 
@@ -157,6 +160,26 @@ async def test_a_process_that_hangs_is_ended(world: World, monkeypatch: pytest.M
     (world.folder / "mute-worker-0").touch()
     await world.until(lambda: world.starts("worker-0") == 2)
     assert world.starts("worker-1") == 1
+
+
+async def test_time_in_which_nothing_ran_is_nobodys_silence(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that was paused ended all its processes, and with them every session."""
+    ahead_s = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead_s)
+    for module in (supervisor_module, processes_module):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(supervisor_module, "_LOOK_S", 0.1)
+    made = world.supervisor()
+    await made.start()
+    before = [child.pid for child in made._children]
+    for child in made._children:
+        (world.folder / f"mute-{child.name}").touch()
+    await asyncio.sleep(0.2)  # until they say nothing
+    ahead_s = 2 * supervisor_module._HANGS_S
+    await asyncio.sleep(0.5)  # some looks
+    assert [child.pid for child in made._children] == before
 
 
 async def test_every_process_reads_its_files_anew(world: World) -> None:
