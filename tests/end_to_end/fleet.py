@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -58,9 +59,18 @@ def faked_clock(clock: str) -> dict[str, str]:
     }
 
 
+# Descriptors that say which ports are given away. The oldest are closed: no test has so many.
+_given: deque[int] = deque()
+_MOST_GIVEN = 100
+
+
 def free_port() -> int:
     """A port free for TCP and UDP, below those that the kernel hands to outgoing connections:
-    a device that calls a dead server there could otherwise be answered by itself."""
+    a device that calls a dead server there could otherwise be answered by itself.
+
+    It is given once, also when other processes ask before its server listens: whoever has it has
+    a Unix socket of that name.
+    """
     dice = random.Random(os.urandom(8))
     while True:
         number = dice.randrange(15_000, 32_000)
@@ -68,11 +78,16 @@ def free_port() -> int:
             with (
                 socket.create_server(("127.0.0.1", number)),
                 socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mark,
             ):
                 udp.bind(("127.0.0.1", number))
-                return number
+                mark.bind(f"\0port-of-a-test-of-fleetnet-{number}")
+                _given.append(mark.detach())
         except OSError:
             continue
+        if len(_given) > _MOST_GIVEN:
+            os.close(_given.popleft())
+        return number
 
 
 class Fleet:

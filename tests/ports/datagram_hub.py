@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from end_to_end.fleet import free_port
 from fleetnet.ports.cpython import Datagrams, open_datagram
 from fleetnet.ports.openssl_context import Context, client_context
 from fleetnet.ports.openssl_object import SslObject
@@ -44,9 +45,7 @@ class Hub:
 
 @contextlib.asynccontextmanager
 async def hub(runtime: Interpreter, folder: Path, pki: Pki, **options: Any) -> AsyncIterator[Hub]:
-    with socket.socket(type=socket.SOCK_DGRAM) as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     folder = folder / "server"
     folder.mkdir()
     files: dict[str, Any] = dict(write_files(folder, pki.ca, pki.server))

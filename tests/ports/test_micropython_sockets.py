@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from end_to_end.fleet import free_port
 from fleetnet.ports.cpython import open_datagram
 from fleetnet.ports.openssl_context import client_context
 from fleetnet_server.identity.pki import Credential
@@ -135,13 +136,6 @@ def accepting(runtime: Interpreter, task: str, **options: Any) -> Iterator["subp
             process.kill()
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(type=kind) as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def speak(port: int, pki: Pki, folder: Path, device: Credential | None) -> bytes:
     """A client of the ssl module; what it hears."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -158,7 +152,7 @@ def speak(port: int, pki: Pki, folder: Path, device: Credential | None) -> bytes
 
 @every_runtime
 def test_server_with_mutual_tls(runtime: Interpreter, pki: Pki, tmp_path: Path) -> None:
-    port = free_port(socket.SOCK_STREAM)
+    port = free_port()
     files = server_files(tmp_path, pki)
     with accepting(runtime, "accept_one", port=port, **files) as process:
         assert speak(port, pki, tmp_path, pki.device) == b"echo good day\n"
@@ -172,7 +166,7 @@ def test_server_with_mutual_tls(runtime: Interpreter, pki: Pki, tmp_path: Path) 
 def test_server_refuses_a_stranger(
     runtime: Interpreter, which: str | None, pki: Pki, tmp_path: Path
 ) -> None:
-    port = free_port(socket.SOCK_STREAM)
+    port = free_port()
     device = getattr(pki, which) if which else None
     with accepting(runtime, "accept_one", port=port, **server_files(tmp_path, pki)) as process:
         try:
@@ -187,7 +181,7 @@ def test_server_refuses_a_stranger(
 async def test_datagram_server_on_one_socket(
     runtime: Interpreter, pki: Pki, tmp_path: Path
 ) -> None:
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port()
     files = server_files(tmp_path, pki)
     with accepting(runtime, "accept_datagrams", port=port, **files) as process:
         assert process.stdout is not None

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from end_to_end.fleet import free_port
 from fleetnet_server.config import Settings
 from fleetnet_server.doctor import fleet, preflight
 from fleetnet_server.errors import FolderError
@@ -36,8 +37,7 @@ def check(folder: Path, code: int = 0, **more: str) -> dict[str, list[tuple[str,
 
 
 def free_ports() -> dict[str, str]:
-    with socket.create_server(("127.0.0.1", 0)) as tcp:
-        number = str(tcp.getsockname()[1])
+    number = str(free_port())
     return {"FLEETNET_BIND": "127.0.0.1", "FLEETNET_TLS_PORT": number,
             "FLEETNET_DTLS_PORT": number}  # fmt: skip
 
