@@ -1,8 +1,9 @@
 """A device with a sampler, health readings and a watchdog; run by MicroPython and CPython.
 
-    living_main.py BUNDLE SECONDS
+    living_main.py BUNDLE
 
-Prints one JSON line at its end: {"taken", "missed", "fed", "errors"}.
+Ends when a second's samples are taken and acknowledged. Prints one JSON line
+at its end: {"taken", "missed", "fed", "errors"}.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ class Wdt:
         pass
 
 
-async def main(bundle, seconds):
+async def main(bundle):
     device = Device(bundle, linger_ms=200)
     async with device:
         count = [0]
@@ -32,12 +33,14 @@ async def main(bundle, seconds):
             return {"count": count[0]}
 
         device.part("health").start(500)
-        device.part("watchdog").start(30_000, Wdt())
-        await asyncio.sleep(seconds)
-    watchdog = device.part("watchdog")
+        watchdog = device.part("watchdog")
+        watchdog.start(30_000, Wdt())
+        while sample.taken < 20 or watchdog.fed <= 2:
+            await asyncio.sleep(0.05)
+        await device.flush(20_000)
     line = {"taken": sample.taken, "missed": sample.missed, "fed": watchdog.fed}
     line["errors"] = device.errors
     print(json.dumps(line))
 
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+asyncio.run(main(sys.argv[1]))

@@ -20,7 +20,7 @@ EVERYWHERE = {"uptime_s", "loop_lag_ms", "connects", "errors", "dropped"}
 async def test_living_device(fleet: Fleet, runtime: Interpreter | None) -> None:
     bundle = fleet.add_device("cam", "dtls")
     process = await asyncio.create_subprocess_exec(
-        runtime.path if runtime else sys.executable, str(PROGRAM), str(bundle), "2",
+        runtime.path if runtime else sys.executable, str(PROGRAM), str(bundle),
         env=device_environment(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(), 60)
