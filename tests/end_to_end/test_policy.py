@@ -108,7 +108,7 @@ async def test_a_stranger_is_accepted_and_a_removed_one_is_not(fleet: Fleet) -> 
     await device.until_acknowledged(5)
     kept = {path.name: path.read_bytes() for path in bundle.iterdir()}
     await fleetnet(fleet, "device", "remove", "new-1")
-    await until(lambda: "not registered" in str(device.last("error")), "removed", 5, device.story)
+    await until(lambda: "not registered" in str(device.last("error")), "removed", 20, device.story)
     await device.kill()
     bundle.mkdir()
     for name, data in kept.items():
@@ -169,7 +169,7 @@ async def test_what_an_imported_list_revokes_goes_at_once(link: str, fleet: Flee
     (fleet.folder / "ca" / "crls").mkdir()
     crl = make_crl(issuing, [Revoked(serial, 1)], None)
     replace_file(fleet.folder / "ca" / "crls" / "theirs.der", crl)
-    await until(lambda: "is revoked" in str(device.last("error")), "revoked", 5, device.story)
+    await until(lambda: "is revoked" in str(device.last("error")), "revoked", 20, device.story)
     await other.until_acknowledged(10)
     assert other.last("connects") == 1
 
