@@ -124,6 +124,10 @@ class Stream:
     """Reader and writer of one connection; one task may read and one may write.
 
     Bytes that have arrived are never lost when a waiting caller gives up.
+
+    When the peer has no more to send, read() says so, and over plain TCP writing goes on. Over
+    TLS write nothing then: on CPython that is the end of both directions, as in asyncio, and
+    write() raises LinkClosed; on MicroPython bytes still go out, to a peer that may discard them.
     """
 
     def __init__(self, raw: "RawStream"):

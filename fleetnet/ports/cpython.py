@@ -94,6 +94,7 @@ class Stream(SecureProtocol):
         self._buffer = bytearray()
         self._error: FleetError | None = None
         self._is_eof = False
+        self._is_half = False  # the peer has sent all that it will
         self._is_paused = False
         self._reader: asyncio.Future[None] | None = None
         self._room = asyncio.Event()
@@ -133,6 +134,11 @@ class Stream(SecureProtocol):
         self._gone.set()
 
     def eof_received(self) -> bool:
+        if self._context is None and not self._is_discarding:
+            # Half of a TCP connection, as asyncio's and MicroPython's streams have it.
+            self._is_eof = self._is_half = True
+            self._wake()
+            return True
         # An end without close_notify is the normal end of MicroPython's TLS streams; what
         # it cut off is missed by the session, which ends with BYE.
         if self.opened.done() and not self._is_discarding:
@@ -196,7 +202,10 @@ class Stream(SecureProtocol):
     def close(self) -> None:
         """Begin to close: close_notify, half-close, a bounded wait for the peer."""
         self._is_eof = True
-        self.shut()
+        if self._is_half:
+            self._peer_closed()  # nothing that it would have to be waited for
+        else:
+            self.shut()
         self._wake()
 
     async def wait_closed(self) -> None:

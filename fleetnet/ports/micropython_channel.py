@@ -11,10 +11,11 @@ Nothing in here waits: recv() and write() return None for "nothing now".
   ``check`` to pass at the end of the handshake, and its Recorder lets no record of
   application data out before, whoever drives the handshake, and be it a write.
 
-Source: extmod/modtls_mbedtls.c.
+Sources: extmod/modtls_mbedtls.c, extmod/asyncio/core.py.
 """
 
 import io
+from asyncio import core
 
 from fleetnet.errors import LimitError, LinkClosed, LinkError, TrustError
 from fleetnet.ports.micropython_records import (
@@ -246,9 +247,21 @@ class Channel:
         io = self._io
         self._io = None
         if io is not None:
+            wake(self.recorder.transport)
             io.close()
             self.recorder.transport.close()
             self._context.active = None
+
+
+def wake(sock):
+    """Let the tasks that wait for a socket look again, before its number is another socket's."""
+    queue = core._io_queue
+    tasks = queue.map.get(id(sock))
+    if tasks:
+        queue._dequeue(sock)
+        for task in tasks[:2]:
+            if task is not None:
+                core._task_queue.push(task)
 
 
 def map_late(error, recorder, what):

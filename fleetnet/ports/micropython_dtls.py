@@ -12,7 +12,7 @@ import asyncio
 import gc
 import socket
 
-from fleetnet.errors import HandshakeTimeout, Unsupported
+from fleetnet.errors import HandshakeTimeout, LinkClosed, Unsupported
 from fleetnet.limits import DATAGRAM_PAYLOAD
 from fleetnet.ports.micropython import DRIVE_MS, readable, resolve, ticks, wait
 from fleetnet.ports.micropython_channel import Channel, map_late
@@ -48,8 +48,15 @@ class Datagrams:
         return self._channel.write(data) is not None
 
     def recv(self):
-        """Return one datagram's payload, or None when there is none now."""
-        return self._channel.recv(_RECEIVE_BYTES) or None
+        """Return one datagram's payload, or None when there is none now.
+
+        Raises:
+            LinkClosed and its kin: the association is over.
+        """
+        data = self._channel.recv(_RECEIVE_BYTES)
+        if data == b"":  # close_notify, which mbedTLS tells of once
+            raise self._channel.broken(LinkClosed("%s closed the association" % self._what))
+        return data
 
     async def receive(self, timeout_ms=None):
         """Wait for one datagram; None after ``timeout_ms``."""

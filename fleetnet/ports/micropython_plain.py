@@ -1,6 +1,6 @@
 """TCP without TLS, with the calls of a Channel."""
 
-from fleetnet.ports.micropython_channel import map_late
+from fleetnet.ports.micropython_channel import map_late, wake
 from fleetnet.ports.micropython_streams import BUSY
 
 
@@ -37,4 +37,5 @@ class Plain:
         return None
 
     def close(self):
+        wake(self._sock)
         self._sock.close()

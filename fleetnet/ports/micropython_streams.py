@@ -153,9 +153,6 @@ class Stream:
         self._channel = None
         self._raw = None
         if channel is not None:
-            # Before the socket's number can belong to another one.
-            self._wake(0)
-            self._wake(1)
             channel.close()
 
     async def wait_closed(self):

@@ -26,6 +26,8 @@ BULK_PIECE = bytes(range(250)) * 160
 
 
 def context_of(options):
+    if options.get("plain"):
+        return None
     return client_context(
         options.get("ca"),
         options.get("cert"),

@@ -74,6 +74,28 @@ async def say_dtls(options):
         datagrams.close()
 
 
+async def close_under_a_receiver(options):
+    """One task closes while another waits; another socket has the number before the loop looks."""
+    context = context_of(options, datagram=True)
+    datagrams = await open_dtls(HOST, options["port"], context, "localhost", 5000)
+    receiver = asyncio.create_task(datagrams.receive(options.get("timeout_ms")))
+    await asyncio.sleep_ms(100)
+    datagrams.close()
+    silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        return await asyncio.wait_for(receiver, 3)
+    finally:
+        silent.close()
+
+
+async def hear_the_end(options):
+    """The peer says close_notify."""
+    context = context_of(options, datagram=True)
+    datagrams = await open_dtls(HOST, options["port"], context, "localhost", 5000)
+    datagrams.send(b"bye")
+    return await datagrams.receive(10_000)
+
+
 async def say_unchecked(options):
     """As say, on a firmware that never calls verify_callback."""
     from fleetnet.ports import micropython_tls

@@ -311,6 +311,44 @@ async def test_an_end_without_close_notify_is_an_end(pki: Pki) -> None:
     await asyncio.wait_for(stream.wait_closed(), 30)
 
 
+@pytest.mark.parametrize("secure", [True, False])
+async def test_who_has_nothing_more_to_say(pki: Pki, secure: bool) -> None:
+    """Over TLS that ends both directions, over plain TCP only the peer's."""
+    heard: list[bytes] = []
+
+    async def shut(stream: Stream) -> None:
+        stream.write(b"last")
+        await stream.drain()
+        assert stream._transport is not None
+        if secure:
+            assert stream._ssl is not None
+            stream._transport.write(stream._ssl.goodbye())
+        else:
+            stream._transport.write_eof()
+        while data := await stream.read(100):
+            heard.append(data)
+        stream.close()
+
+    listener = await listen(shut, HOST, 0, server_context(*pki.server) if secure else None)
+    context = client_context(pki.ca.certificate) if secure else None
+    stream = await open_stream(HOST, listener.port, context)
+    assert await stream.read(10) == b"last"
+    assert await stream.read(10) == b""
+    if secure:
+        with pytest.raises(LinkClosed):
+            stream.write(b"still here")
+    else:
+        stream.write(b"still")
+        await stream.drain()
+        stream.write(b" here")
+        assert await stream.read(10) == b""
+    stream.close()
+    assert stream._timer is None  # nobody is waited for
+    await asyncio.wait_for(stream.wait_closed(), 30)
+    await asyncio.wait_for(listener.wait_closed(), 30)
+    assert b"".join(heard) == (b"" if secure else b"still here")
+
+
 async def test_a_cancellation_is_not_lost_where_the_wait_ends_at_the_same_moment() -> None:
     """CPython 3.11's asyncio.wait_for returns the result then, and the task lives on."""
     event = asyncio.Event()

@@ -3,6 +3,7 @@
 The programs are those of stream_client.py, on real MicroPython processes and on CPython.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from interpreters import Interpreter, interpreters
+from listening import echoing
 from pki import Pki
 from ports.peers import (
     HANDSHAKES_S,
@@ -80,6 +82,62 @@ def test_close_ends_a_reader_though_another_socket_takes_the_number(
         files = write_files(tmp_path, pki.ca)
         answer = run_client(runtime, "close_and_open_another", port=port, **files)
     assert answer == {"result": ""}
+
+
+@every_micropython
+@pytest.mark.parametrize("timeout_ms", [None, 20_000])
+async def test_close_ends_a_receiver_though_another_socket_takes_the_number(
+    runtime: Interpreter, timeout_ms: int | None, pki: Pki, tmp_path: Path
+) -> None:
+    async with echoing(pki) as port:
+        files = write_files(tmp_path, pki.ca, pki.device)
+        answer = await asyncio.to_thread(
+            run_client,
+            runtime,
+            "close_under_a_receiver",
+            SURFACE,
+            port=port,
+            timeout_ms=timeout_ms,
+            **files,
+        )
+    assert answer["error"] == "LinkClosed", answer
+
+
+@every_micropython
+async def test_datagram_peer_that_says_close_notify(
+    runtime: Interpreter, pki: Pki, tmp_path: Path
+) -> None:
+    """Else a device would learn of it by a silence of 10 s and more."""
+    async with echoing(pki) as port:
+        files = write_files(tmp_path, pki.ca, pki.device)
+        answer = await asyncio.to_thread(
+            run_client, runtime, "hear_the_end", SURFACE, port=port, **files
+        )
+    assert answer["error"] == "LinkClosed", answer
+    assert answer["text"].endswith("closed the association")
+
+
+@every_runtime
+def test_plain_peer_that_has_no_more_to_say_and_listens_on(runtime: Interpreter | None) -> None:
+    heard: list[bytes] = []
+
+    def shut(listener: socket.socket) -> None:
+        with listener.accept()[0] as sock:
+            sock.settimeout(PATIENCE_S)
+            heard.append(receive(sock, 6))
+            sock.sendall(b"last\n")
+            sock.shutdown(socket.SHUT_WR)
+            heard.append(receive(sock, 100))
+
+    with socket.create_server((HOST, 0)) as listener:
+        listener.settimeout(PATIENCE_S)
+        thread = threading.Thread(target=shut, args=(listener,))
+        thread.start()
+        number = listener.getsockname()[1]
+        answer = run_client(runtime, "write_behind_the_end", port=number, plain=True)
+        thread.join(PATIENCE_S)
+    assert answer == {"result": ["last\n", "", ""]}
+    assert heard == [b"start\n", b"still here\n"]
 
 
 @every_micropython
