@@ -52,6 +52,15 @@ def test_type_checking_and_annotations_disappear() -> None:
     assert "def f(self, y):" in text and "z = 2" in text
 
 
+def test_what_only_annotations_name_is_not_imported() -> None:
+    source = (
+        "from b import C, D, E\nfrom b import G\nfrom sys import path\n__all__ = ('D',)\n"
+        "def f(x: C, y: 'G') -> E:\n    return E(x)\n"
+    )
+    text = folded("a", a=source, b="class C: pass\nclass D: pass\nclass E: pass\nclass G: pass\n")
+    assert text.startswith("from b import D, E\nfrom sys import path\n\ndef f"), text
+
+
 def test_slots_disappear() -> None:
     text = folded(
         "a", a="class A:\n    __slots__ = ('x',)\nclass B:\n    __slots__ = ()\n    y = 1\n"

@@ -30,19 +30,16 @@ class Folder:
         """Return the folded source of a module."""
         folding = _Folding(self, name)
         tree = folding.visit(ast.parse(ast.unparse(self._trees[name])))
-        self._drop_unused(tree)
+        self._drop_unused(tree, _exported(self._trees[name]))
         return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
 
-    def _drop_unused(self, tree: ast.Module) -> None:
-        """Take out imports of modules of which only numbers were used."""
-        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    def _drop_unused(self, tree: ast.Module, exported: set[str]) -> None:
+        """Take out imports that only numbers or annotations were used of."""
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | exported
         for node in list(tree.body):
-            if isinstance(node, ast.ImportFrom):
+            if isinstance(node, ast.ImportFrom) and node.module in self._trees:
                 node.names = [
-                    alias
-                    for alias in node.names
-                    if (alias.asname or alias.name) in used
-                    or f"{node.module}.{alias.name}" not in self._trees
+                    alias for alias in node.names if (alias.asname or alias.name) in used
                 ]
                 if not node.names:
                     tree.body.remove(node)
@@ -90,6 +87,14 @@ class Folder:
             elif module in self._trees:
                 names[alias.asname or alias.name] = _Names(self.constants(module))
         return names
+
+
+def _exported(tree: ast.Module) -> set[str]:
+    """Return the names that a module offers others by its ``__all__``."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
 
 
 def _bindings(tree: ast.Module) -> Counter[str]:
