@@ -40,27 +40,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Which module has which names; the other capitalized ones are errors. Strings, as a dict of
-# them costs a board 300 B more.
-_HOMES = (
-    ("session", "Session"),
-    ("streams", "client_context open_connection open_dtls serve_dtls server_context start_server"),
-    ("wrapping", "CERT_NONE CERT_OPTIONAL CERT_REQUIRED wrap_socket"),
-)
-
 
 def __getattr__(name: str) -> object:
     # MicroPython asks here for submodules, too, before it looks for their files.
     if name[0] != "_":
-        home = "errors" if name[0].isupper() else name
-        for module_name, names in _HOMES:
-            if name in names.split():
-                home = module_name
         try:
-            module = __import__("fleetnet." + home, None, None, (name,))
-            return module if home == name else getattr(module, name)
-        except ImportError as error:
-            if home != name:
-                raise
-            raise AttributeError("fleetnet has no %r (%s)" % (name, error))
+            if not name[0].isupper():  # FAT would find session.py for Session
+                return __import__("fleetnet." + name, None, None, (name,))
+        except ImportError:
+            pass
+        from fleetnet.names import find
+
+        return find(name)
     raise AttributeError("module 'fleetnet' has no attribute %r" % name)

@@ -7,7 +7,6 @@ and transitions as tables.
 from fleetnet import frame as wire
 from fleetnet import limits, tags
 from fleetnet.errors import NORMAL, VERSION, ProtocolError
-from fleetnet.events import HelloReceived
 from fleetnet.fields import FieldReader, FieldWriter
 from fleetnet.handshake import TIME_BYTES, VERSION_MAJOR, Ending, Hello, Welcome
 from fleetnet.session import CLOSING, GREETING, OPEN, Session
@@ -24,6 +23,13 @@ _GRACE_MS = 15_000
 
 # How long an acceptor waits for HELLO on an open link.
 _GREETING_MS = 15_000
+
+
+class HelloReceived:
+    """The event: decide, then call ``AcceptorSession.welcome`` or ``AcceptorSession.refuse``."""
+
+    def __init__(self, hello: Hello):
+        self.hello = hello
 
 
 class AcceptorKeepalive(Keepalive):

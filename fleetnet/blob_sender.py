@@ -23,7 +23,7 @@ from fleetnet.blobs import (
 )
 from fleetnet.errors import ProtocolError
 from fleetnet.frame import BLOB, BLOB_CHUNK
-from fleetnet.rtt import MAX_RTO_MS, RttEstimator
+from fleetnet.rtt import RttEstimator
 from fleetnet.ticks import ticks_add, ticks_diff
 
 # Room for id, index and number before a chunk's bytes.
@@ -210,7 +210,7 @@ class BlobSender:
 
     def _arm(self, now: int) -> None:
         doublings = min(max(0, self._silent - _PATIENT), 6)
-        self._timer = ticks_add(now, min(self._rtt.rto_ms() << doublings, MAX_RTO_MS))
+        self._timer = ticks_add(now, min(self._rtt.rto_ms() << doublings, limits.MAX_RTO_MS))
 
     def _choose(self, peek: bool = False) -> int:
         """Return the chunk to send now, -1 for none."""

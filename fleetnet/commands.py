@@ -1,4 +1,4 @@
-"""Bodies of commands, configuration and the device's log, as both ends write and read them.
+"""Bodies of commands, configuration and the device's log, as a device writes and reads them.
 
     CALL          JSON  [id, name, args, expires_ms, boot]
     RESULT        JSON  [id, status, value]
@@ -6,8 +6,8 @@
     CONFIG_STATE  JSON  [version, state, value]
     LOG           JSON  [base_ms, boot, [[dt_ms, level, text], ...]]
 
-Decoders raise ProtocolError only, whatever the bytes. Source: docs/protocol.md sections 3.3
-to 3.5.
+Decoders raise ProtocolError only, whatever the bytes. What a device sends is read by the back-end
+alone (fleetnet_server/core/bodies.py). Source: docs/protocol.md sections 3.3 to 3.5.
 """
 
 import json
@@ -22,7 +22,6 @@ ERROR = "error"
 UNKNOWN = "unknown"
 BUSY = "busy"
 EXPIRED = "expired"
-STATUSES = (OK, ERROR, UNKNOWN, BUSY, EXPIRED)
 
 # State of CONFIG_STATE.
 APPLIED = "applied"
@@ -114,18 +113,6 @@ def encode_result(command_id: str, status: str, value: object = None) -> bytes:
     return ('[%s,"%s",%s]' % (json.dumps(command_id), status, encode_json(value))).encode()
 
 
-def decode_result(payload: bytes) -> "tuple[str, str, Any]":
-    """Return (id, status, value) of RESULT. Raises ProtocolError."""
-    command_id, status, value = _load(payload, "RESULT", 3)[:3]
-    if not _is_text(command_id, MAX_ID) or status not in STATUSES:
-        raise ProtocolError("RESULT: id or status is not what it should be")
-    if status == ERROR:
-        is_pair = isinstance(value, list) and len(value) == 2
-        if not is_pair or not isinstance(value[0], str) or not isinstance(value[1], str):
-            raise ProtocolError("RESULT: an error is not [type, message]")
-    return command_id, status, value
-
-
 def encode_config(version: int, document: "dict[str, Any]") -> bytes:
     """Return the body of CONFIG. Raises ValueError, see encode_json."""
     return ("[%d,%s]" % (version, encode_json(document))).encode()
@@ -146,14 +133,6 @@ def encode_config_state(version: int, state: str, value: object) -> bytes:
     return ('[%d,"%s",%s]' % (version, state, encode_json(value))).encode()
 
 
-def decode_config_state(payload: bytes) -> "tuple[int, str, Any]":
-    """Return (version, state, value) of CONFIG_STATE. Raises ProtocolError."""
-    version, state, value = _load(payload, "CONFIG_STATE", 3)[:3]
-    if not _is_number(version, limits.MAX_SEQUENCE) or state not in (APPLIED, REJECTED):
-        raise ProtocolError("CONFIG_STATE: version or state is not what it should be")
-    return version, state, value
-
-
 def encode_log(base_ms: int, boot: int, lines: "list[tuple[int, str, str]]") -> bytes:
     """Return the body of LOG; ``lines`` are (dt_ms, level, text)."""
     items = [
@@ -161,21 +140,6 @@ def encode_log(base_ms: int, boot: int, lines: "list[tuple[int, str, str]]") -> 
         for dt_ms, level, text in lines
     ]
     return ("[%d,%d,[%s]]" % (base_ms, boot, ",".join(items))).encode()
-
-
-def decode_log(payload: bytes) -> "tuple[int, int, list[Any]]":
-    """Return (base_ms, boot, lines) of LOG. Raises ProtocolError."""
-    base_ms, boot, lines = _load(payload, "LOG", 3)[:3]
-    if not (_is_number(base_ms, _MAX_TIME_MS) and _is_number(boot, 0xFFFFFFFF)):
-        raise ProtocolError("LOG: time or boot is out of range")
-    if not isinstance(lines, list):
-        raise ProtocolError("LOG: the lines are no list")
-    for line in lines:
-        if not isinstance(line, list) or len(line) != 3 or not _is_number(line[0], _MAX_TIME_MS):
-            raise ProtocolError("LOG: a line is not [dt_ms, level, text]")
-        if line[1] not in LEVELS or not isinstance(line[2], str):
-            raise ProtocolError("LOG: a line has no level or no text")
-    return base_ms, boot, lines
 
 
 def _load(payload: bytes, what: str, least: int) -> "list[Any]":

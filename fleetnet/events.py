@@ -1,15 +1,11 @@
-"""What a session tells its owner, one object each from ``Session.next_event``."""
+"""What a session tells its owner, one object each of ``Session.take_events``.
+
+receiver.py has Gap, acceptor.py HelloReceived: a device that sends readings never needs them.
+"""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fleetnet.handshake import Ending, Hello, Welcome
-
-
-class HelloReceived:
-    """Acceptor only: decide, then call ``Session.welcome`` or ``Session.refuse``."""
-
-    def __init__(self, hello: "Hello"):
-        self.hello = hello
+    from fleetnet.handshake import Ending, Welcome
 
 
 class Opened:
@@ -43,15 +39,6 @@ class Delivered:
     def __init__(self, stream: int, seq: int):
         self.stream = stream
         self.seq = seq
-
-
-class Gap:
-    """The peer gave up ``first`` .. ``last`` of ``stream``; they will never come."""
-
-    def __init__(self, stream: int, first: int, last: int):
-        self.stream = stream
-        self.first = first
-        self.last = last
 
 
 class Refused:

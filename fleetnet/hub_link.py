@@ -6,13 +6,14 @@ Used by hub.py only.
 import json
 
 from fleetnet import der, errors
-from fleetnet.acceptor import AcceptorSession
+from fleetnet.acceptor import AcceptorSession, HelloReceived
 from fleetnet.endpoint import Endpoint
 from fleetnet.errors import CredentialError, ProtocolError
-from fleetnet.events import Gap, HelloReceived, Opened, Received
+from fleetnet.events import Opened, Received
 from fleetnet.frame import EVENT, LOG, MESSAGE, OPTIONAL, RAW, READINGS
 from fleetnet.handshake import Welcome
 from fleetnet.ports import port
+from fleetnet.receiver import Gap
 from fleetnet.varint import take_varint
 
 # Unacknowledged messages a stream: what waits for a program that is behind.

@@ -35,6 +35,15 @@ WINDOW = 64
 # What a peer may grant at most; more than a receiver's own window is never used.
 MAX_WINDOW = 1024
 
+# Retransmission on a datagram link (RFC 6298 section 2): the timeout before the first round trip
+# is known; the least, for radio links, and the most, so that a return is noticed.
+INITIAL_RTO_MS = 1_000
+MIN_RTO_MS = 50
+MAX_RTO_MS = 8_000
+
+# After a loss so many acknowledgements hardly wait: the next loss is found sooner.
+HASTY_ACKS = 32
+
 # Bytes kept for frames that arrived before their turn, per session.
 EARLY_BYTES = 65536
 

@@ -18,8 +18,6 @@ from fleetnet.varint import put_varint
 
 # IANA CoAP content-format numbers (RFC 7252 section 12.3, RFC 8428).
 OCTET_STREAM = 42
-JSON = 50
-JPEG = 22
 
 _BRACKETS = 24  # the fixed text of a batch, with room for a 13-digit base
 

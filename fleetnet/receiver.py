@@ -9,11 +9,19 @@ Memory: out-of-order frames up to limits.EARLY_BYTES, one message in fragments a
 
 from fleetnet import limits
 from fleetnet.errors import LIMIT, ProtocolError
-from fleetnet.events import Gap, Received
+from fleetnet.events import Received
 from fleetnet.frame import MORE
-from fleetnet.rtt import HASTY_ACKS
 from fleetnet.ticks import ticks_add, ticks_diff
 from fleetnet.varint import put_varint, take_varint
+
+
+class Gap:
+    """The event: the peer gave up ``first`` .. ``last`` of ``stream``; they will never come."""
+
+    def __init__(self, stream: int, first: int, last: int):
+        self.stream = stream
+        self.first = first
+        self.last = last
 
 
 def put_ack(out: bytearray, number: int, durable: int, bitmap: bytes) -> None:
@@ -142,7 +150,7 @@ class Receiver:
                     self.ack_due = ticks_add(now, self._delay_ms())
             return
         stream.dirty = True
-        self._hasty = HASTY_ACKS  # a hole, or a repetition: frames are being lost
+        self._hasty = limits.HASTY_ACKS  # a hole, or a repetition: frames are being lost
         if seq < stream.next or seq in stream.early:
             self.duplicates += 1
             self._ack_within(now, 0)  # our acknowledgement was lost

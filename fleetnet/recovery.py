@@ -7,7 +7,7 @@ Memory: one object for a link.
 """
 
 from fleetnet import limits
-from fleetnet.rtt import HASTY_ACKS, RttEstimator
+from fleetnet.rtt import RttEstimator
 from fleetnet.sender import FLYING
 from fleetnet.ticks import ticks_add, ticks_diff
 
@@ -77,7 +77,7 @@ class Recovery(RttEstimator):
                     worst = max(worst, frame.number)
                     sender.requeue(stream, frame)
         if worst:
-            self.hasty = HASTY_ACKS
+            self.hasty = limits.HASTY_ACKS
         if worst > self._recovery:
             # One halving for all losses of one flight (RFC 9002 section 7.3.2).
             self._recovery = sender.number
@@ -91,7 +91,7 @@ class Recovery(RttEstimator):
                 if frame.state == FLYING:
                     sender.requeue(stream, frame)
         self.back_off()
-        self.hasty = HASTY_ACKS
+        self.hasty = limits.HASTY_ACKS
         self._threshold = max(self.flight_limit >> 1, _MIN_FLIGHT)
         self.flight_limit = _MIN_FLIGHT
         self._recovery = sender.number

@@ -4,12 +4,7 @@ Source: RFC 6298 section 2, with a floor for radio links and the peer's announce
 acknowledgement delay added, as RFC 9002 section 5.3 does.
 """
 
-INITIAL_RTO_MS = 1_000
-MIN_RTO_MS = 50
-MAX_RTO_MS = 8_000
-
-# After a loss so many acknowledgements hardly wait: the next loss is found sooner.
-HASTY_ACKS = 32
+from fleetnet import limits
 
 
 class RttEstimator:
@@ -61,5 +56,5 @@ class RttEstimator:
             delay_ms = self.ack_delay_ms >> 3 if self.hasty else self.ack_delay_ms
             rto = (self._srtt8 >> 3) + max(self._var4, 20) + delay_ms
         else:
-            rto = INITIAL_RTO_MS
-        return min(max(rto, MIN_RTO_MS) << self._backoff, MAX_RTO_MS)
+            rto = limits.INITIAL_RTO_MS
+        return min(max(rto, limits.MIN_RTO_MS) << self._backoff, limits.MAX_RTO_MS)

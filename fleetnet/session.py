@@ -2,7 +2,7 @@
 
 Rules of this file: no I/O, no clock, no randomness of its own; the owner passes ``now``
 (ticks.py) into every call that needs it and random bytes into the constructor. Five
-verbs move it: ``receive_data``, ``data_to_send``, ``next_event``, ``next_timer``,
+verbs move it: ``receive_data``, ``data_to_send``, ``take_events``, ``next_timer``,
 ``handle_timer``. Whatever the network delivers, these verbs do not raise.
 
 The initiator (device) keeps one Session for as long as it runs and calls ``open_link``
@@ -85,10 +85,6 @@ class Session(Lifecycle):
                     self._receive_other(kind, flags, payload, now)
         except ProtocolError as error:
             self._fail(error.reason, str(error))
-
-    def next_event(self) -> "object | None":
-        """Return the oldest event not yet taken, or None."""
-        return self._events.pop(0) if self._events else None
 
     def take_events(self) -> "list[object]":
         """Return all events not yet taken, oldest first."""

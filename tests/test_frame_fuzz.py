@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fleetnet import frame as wire
-from fleetnet.acceptor import AcceptorSession, decode_hello
+from fleetnet.acceptor import AcceptorSession, HelloReceived, decode_hello
 from fleetnet.credential import decode_credential, decode_credential_state
 from fleetnet.errors import ProtocolError
-from fleetnet.events import HelloReceived, Received
+from fleetnet.events import Received
 from fleetnet.frame import FrameSplitter, decode_ack, encode_frame, split_datagram
 from fleetnet.handshake import Hello, Welcome, decode_ending, decode_welcome
 from fleetnet.receiver import decode_forward

@@ -77,23 +77,13 @@ def resolve(host, port, kind):
         raise Unreachable("cannot resolve %s (%r)" % (host, error))
 
 
-async def open_stream(host, port, context=None, server_hostname=None, timeout_ms=10_000):
-    """See micropython_streams.open_stream."""
-    from fleetnet.ports import micropython_streams
-
-    return await micropython_streams.open_stream(host, port, context, server_hostname, timeout_ms)
-
-
-async def open_datagram(host, port, context, server_hostname=None, timeout_ms=10_000):
-    """See fleetnet.streams.open_dtls."""
-    from fleetnet.ports import micropython_dtls
-
-    return await micropython_dtls.open_datagram(host, port, context, server_hostname, timeout_ms)
-
-
 def __getattr__(name):
+    if name == "open_stream":
+        from fleetnet.ports.micropython_streams import open_stream as found
+    elif name == "open_datagram":
+        from fleetnet.ports.micropython_dtls import open_datagram as found
     # What telemetry never asks for: contexts that can do more, and all that serves.
-    if name == "full_client_context":
+    elif name == "full_client_context":
         from fleetnet.ports.micropython_context import full_client_context as found
     elif name in ("listen", "serve_datagrams", "server_context"):
         from fleetnet.ports import micropython_listen

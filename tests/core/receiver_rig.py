@@ -1,8 +1,7 @@
 """A Receiver on an open link, and frames of stream 3 for it."""
 
-from fleetnet.events import Gap
 from fleetnet.frame import MORE, SEQUENCED
-from fleetnet.receiver import Receiver
+from fleetnet.receiver import Gap, Receiver
 
 KIND = 0x10
 FLAGS = SEQUENCED | 3

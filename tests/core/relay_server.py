@@ -2,9 +2,10 @@
 
 from fleetnet import events, relay
 from fleetnet import frame as wire
-from fleetnet.acceptor import AcceptorSession, encode_welcome
+from fleetnet.acceptor import AcceptorSession, HelloReceived, encode_welcome
 from fleetnet.handshake import Ending, Welcome
 from fleetnet.ports import port
+from fleetnet.receiver import Gap
 
 UNIX_MS = 1_800_000_000_000
 
@@ -22,14 +23,14 @@ class Greeter:
 
     def on_event(self, event):
         server = self.server
-        if isinstance(event, events.HelloReceived):
+        if isinstance(event, HelloReceived):
             self._greet(event.hello)
         elif isinstance(event, events.Received) and event.kind == wire.RELAY:
             self._relay(event)
         elif isinstance(event, events.Received):
             key = (self.who.name, self.session.peer_epoch, event.stream, event.seq)
             server.put(self, event.stream, event.seq, key, event.payload)
-        elif isinstance(event, events.Gap):
+        elif isinstance(event, Gap):
             server.gaps.append((self.who.name, event.stream, event.first, event.last))
         elif isinstance(event, (events.Closed, events.Refused)):
             self.wire.cut()

@@ -13,7 +13,7 @@ from world import Lcg
 
 from fleetnet import events
 from fleetnet import frame as wire
-from fleetnet.acceptor import AcceptorSession
+from fleetnet.acceptor import AcceptorSession, HelloReceived
 from fleetnet.handshake import Hello, Welcome
 from fleetnet.ports import port
 from fleetnet.session import OPEN, Session
@@ -181,7 +181,7 @@ class HubLink:
         self.wire = None
 
     def on_event(self, event):
-        if isinstance(event, events.HelloReceived):
+        if isinstance(event, HelloReceived):
             self.hello = event.hello
             name, serial = self.sensor.name, self.sensor.serial
             self.origin = self.hub.part.admit(self, name, serial, event.hello)

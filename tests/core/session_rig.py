@@ -34,7 +34,7 @@ def opened(datagram=True, **hello):
     """An acceptor that has welcomed; its WELCOME as sent."""
     made = acceptor(datagram, hello.pop("own_epoch", None))
     made.receive_data(encode_frame(wire.HELLO, 0, 0, hello_payload(**hello)), 0)
-    greeting = made.next_event().hello
+    greeting = made.take_events()[0].hello
     made.welcome(Welcome(), greeting, {}, 0)
     return made, made.data_to_send(0)
 
@@ -47,7 +47,7 @@ def pair(datagram=True, window=64):
         server.receive_data(data, 0)
     welcome = Welcome()
     welcome.window = window
-    server.welcome(welcome, server.next_event().hello, {}, 0)
+    server.welcome(welcome, server.take_events()[0].hello, {}, 0)
     for data in server.data_to_send(0):
         device.receive_data(data, 0)
     assert device.state == OPEN

@@ -8,9 +8,10 @@ from flash import Flash
 from world import Lcg
 
 from fleetnet import events
-from fleetnet.acceptor import AcceptorSession
+from fleetnet.acceptor import AcceptorSession, HelloReceived
 from fleetnet.errors import IDLE
 from fleetnet.handshake import Hello, Welcome
+from fleetnet.receiver import Gap
 from fleetnet.session import OPEN, Session
 from fleetnet.ticks import ticks_add, ticks_diff
 from fleetnet_device.spool import Spool
@@ -171,7 +172,7 @@ class Rig:
 
     def _on_server(self, event):
         server = self.server
-        if isinstance(event, events.HelloReceived):
+        if isinstance(event, HelloReceived):
             # As the real one: what older links brought is committed first, or nobody comes in.
             if self.commit_fails and self.pending:
                 self.cut()
@@ -183,7 +184,7 @@ class Rig:
             server.welcome(welcome, event.hello, marks, self.now)
         elif isinstance(event, events.Received):
             self.pending.append((server.peer_epoch, event))
-        elif isinstance(event, events.Gap):
+        elif isinstance(event, Gap):
             self.pending.append((server.peer_epoch, event))
         elif isinstance(event, events.Closed):
             assert event.ending.reason == IDLE, event.ending.detail
@@ -193,7 +194,7 @@ class Rig:
         if self.commit_fails:
             return
         for epoch, event in self.pending:
-            if isinstance(event, events.Gap):
+            if isinstance(event, Gap):
                 self.store.gaps.append((epoch, event.stream, event.first, event.last))
                 continue
             self.store.commit(epoch, event)

@@ -1,6 +1,7 @@
 """The part "commands": at most once, never late, bounded, and nothing that ends a session."""
 
 import asyncio
+import json
 import os
 import sys
 
@@ -17,7 +18,7 @@ from part_device import (  # noqa: E402
     store,
 )
 
-from fleetnet.commands import decode_result, encode_call  # noqa: E402
+from fleetnet.commands import encode_call  # noqa: E402
 from fleetnet_device.commands import Part  # noqa: E402
 from fleetnet_device.limits import MAX_RUNNING, MAX_WAITING  # noqa: E402
 
@@ -42,7 +43,7 @@ def make(flash="", boot=1):
 
 
 def results(device):
-    return [decode_result(body) for body in device.take()]
+    return [tuple(json.loads(body)) for body in device.take()]
 
 
 async def ask(device, part, payload):

@@ -5,6 +5,7 @@ session it sends again what is not answered. What counts is how often a handler 
 """
 
 import asyncio
+import json
 import sys
 
 FOLDER = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."
@@ -12,8 +13,9 @@ sys.path.insert(0, FOLDER)
 from part_device import Forgetful, PartDevice, remove, scratch  # noqa: E402
 from world import OPEN, Faults, Lcg, World  # noqa: E402
 
-from fleetnet.commands import BUSY, decode_result, encode_call  # noqa: E402
-from fleetnet.events import HelloReceived, Received  # noqa: E402
+from fleetnet.acceptor import HelloReceived  # noqa: E402
+from fleetnet.commands import BUSY, encode_call  # noqa: E402
+from fleetnet.events import Received  # noqa: E402
 from fleetnet.frame import CALL, COMMANDS  # noqa: E402
 from fleetnet_device.commands import Part  # noqa: E402
 
@@ -95,7 +97,7 @@ class CommandWorld(World):
         found = {}
         for (_epoch, stream, _seq), payload in self.store.order:
             if stream == COMMANDS:
-                name, status, value = decode_result(payload)
+                name, status, value = json.loads(payload)
                 if status != BUSY:
                     found.setdefault(name, []).append((status, value))
         return found

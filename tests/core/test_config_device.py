@@ -1,6 +1,7 @@
 """The part "config": validated before it holds, kept whole or not at all, newest wins."""
 
 import asyncio
+import json
 import os
 import sys
 
@@ -8,7 +9,7 @@ FOLDER = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."
 sys.path.insert(0, FOLDER)
 from part_device import Failing, PartDevice, load, receive, remove, scratch, store  # noqa: E402
 
-from fleetnet.commands import decode_config_state, encode_config  # noqa: E402
+from fleetnet.commands import encode_config  # noqa: E402
 from fleetnet.handshake import Hello  # noqa: E402
 from fleetnet.limits import MAX_MESSAGE  # noqa: E402
 from fleetnet_device import saved  # noqa: E402
@@ -23,7 +24,7 @@ def make(flash=""):
 async def give(device, part, version, document):
     assert receive(part, encode_config(version, document)) is None
     await device.settle()
-    return [decode_config_state(body) for body in device.take()]
+    return [tuple(json.loads(body)) for body in device.take()]
 
 
 def greeted(part):
@@ -66,7 +67,7 @@ async def test_callbacks_see_the_new_document_before_it_holds_and_report():
     assert await give(device, part, 2, {"rate": 6}) == [(2, "applied", {"rate": 6, "free": 7})]
     assert len(seen) == 2
     part.report({"rate": 4})
-    assert [decode_config_state(body) for body in device.take()] == [(2, "applied", {"rate": 4})]
+    assert [tuple(json.loads(body)) for body in device.take()] == [(2, "applied", {"rate": 4})]
 
 
 async def test_a_rejected_document_changes_nothing():

@@ -1,12 +1,12 @@
 """The part "log": bounded, in order, in batches, never in the way of anything else."""
 
+import json
 import sys
 
 FOLDER = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."
 sys.path.insert(0, FOLDER)
 from part_device import PartDevice  # noqa: E402
 
-from fleetnet.commands import decode_log  # noqa: E402
 from fleetnet_device import log  # noqa: E402
 
 
@@ -19,7 +19,7 @@ def make(is_open=True):
 def send_all(device, part):
     while part._lines:
         part._send_batch()
-    return [decode_log(body) for body in device.take()]
+    return [tuple(json.loads(body)) for body in device.take()]
 
 
 def test_lines_wait_for_a_session():

@@ -5,8 +5,7 @@ from refusals import reason
 
 from fleetnet.errors import LIMIT
 from fleetnet.frame import SEQUENCED, decode_ack
-from fleetnet.limits import EARLY_BYTES, WINDOW
-from fleetnet.rtt import HASTY_ACKS
+from fleetnet.limits import EARLY_BYTES, HASTY_ACKS, WINDOW
 
 
 def ack(made):

@@ -5,9 +5,8 @@ from refusals import reason
 
 from fleetnet.errors import LIMIT, PROTOCOL
 from fleetnet.frame import decode_ack
-from fleetnet.limits import EARLY_BYTES, WINDOW
+from fleetnet.limits import EARLY_BYTES, HASTY_ACKS, WINDOW
 from fleetnet.receiver import Receiver
-from fleetnet.rtt import HASTY_ACKS
 
 
 def test_a_new_receiver_is_a_stream_without_news():

@@ -4,8 +4,15 @@ from sender_rig import KIND, sender, seqs
 
 from fleetnet.errors import LimitError, ProtocolError
 from fleetnet.frame import MORE, split_datagram
-from fleetnet.limits import MAX_MESSAGE, MAX_SEQUENCE, WINDOW
-from fleetnet.rtt import INITIAL_RTO_MS, MAX_RTO_MS, MIN_RTO_MS, RttEstimator
+from fleetnet.limits import (
+    INITIAL_RTO_MS,
+    MAX_MESSAGE,
+    MAX_RTO_MS,
+    MAX_SEQUENCE,
+    MIN_RTO_MS,
+    WINDOW,
+)
+from fleetnet.rtt import RttEstimator
 
 
 def refused(action, kind):

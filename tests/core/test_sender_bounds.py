@@ -4,8 +4,7 @@ from sender_rig import KIND, launched, sender, seqs
 
 from fleetnet.errors import LimitError, ProtocolError
 from fleetnet.frame import MORE, SEQUENCED, split_datagram
-from fleetnet.limits import MAX_SEQUENCE, MAX_STREAM, WINDOW
-from fleetnet.rtt import INITIAL_RTO_MS
+from fleetnet.limits import INITIAL_RTO_MS, MAX_SEQUENCE, MAX_STREAM, WINDOW
 from fleetnet.sender import Sender
 from fleetnet.ticks import ticks_diff
 

@@ -13,7 +13,7 @@ when nothing else can happen. Both interpreters.
 import asyncio
 
 from fleetnet import events
-from fleetnet.acceptor import AcceptorSession
+from fleetnet.acceptor import AcceptorSession, HelloReceived
 from fleetnet.errors import LinkClosed, WrongCA, WrongPin
 from fleetnet.frame import CREDENTIAL_STATE
 from fleetnet.handshake import Welcome
@@ -153,7 +153,7 @@ class Link:
 
     def _take(self, event):
         server = self._world.server
-        if isinstance(event, events.HelloReceived):
+        if isinstance(event, HelloReceived):
             hello = event.hello
             if self.certificate and self.certificate not in server.accepted:
                 self.session.refuse(server.reason)

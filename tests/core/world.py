@@ -9,9 +9,10 @@ meets it); a stream link behaves like TLS (in order, until it is cut).
 import heapq
 
 from fleetnet import events
-from fleetnet.acceptor import AcceptorSession
+from fleetnet.acceptor import AcceptorSession, HelloReceived
 from fleetnet.frame import MORE
 from fleetnet.handshake import Hello, Welcome
+from fleetnet.receiver import Gap
 from fleetnet.session import CLOSING, DOWN, GREETING, OPEN, OVER, Session
 from fleetnet.ticks import ticks_add, ticks_diff
 
@@ -289,7 +290,7 @@ class World:
             self.pump(who)
 
     def _on_event(self, who, session, event):
-        if isinstance(event, events.HelloReceived):
+        if isinstance(event, HelloReceived):
             # As the server does: what is pending is committed before the answer.
             for waiting_session, waiting in self.pending[:]:
                 self._commit(waiting_session, self.generation, waiting)
@@ -306,7 +307,7 @@ class World:
             self.at(self.commit_at, self._commit, session, self.generation, event)
         elif isinstance(event, events.Delivered):
             self.delivered[event.stream] = event.seq
-        elif isinstance(event, events.Gap):
+        elif isinstance(event, Gap):
             self.store.gaps.append((event.stream, event.first, event.last))
         elif isinstance(event, events.Opened) and who == "device":
             self.opened += 1

@@ -14,11 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-import fleetnet
 import fleetnet_device
 import fleetnet_server
 from docs.built_site import Built, build_once
-from fleetnet import readings
+from fleetnet import names, readings
 from fleetnet_device import limits
 from fleetnet_device.device import Device
 from interpreters import ROOT
@@ -99,8 +98,8 @@ def test_what_stayed_markdown_is_seen(text: str) -> None:
 
 def public_names() -> Iterator[str]:
     """What a program can import from the three packages, and call of a Device."""
-    for module, names in fleetnet._HOMES:
-        for name in names.split():
+    for module, listed in names._HOMES:
+        for name in listed.split():
             if not name.isupper():  # CERT_NONE and its kin are in the table of docs/tls.md
                 yield f"fleetnet.{module}.{name}"
     for name in fleetnet_server.__all__:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from fleetnet import blobs, commands, der
 from fleetnet import frame as wire
-from fleetnet.acceptor import AcceptorSession, decode_hello
+from fleetnet.acceptor import AcceptorSession, HelloReceived, decode_hello
 from fleetnet.credential import decode_credential, decode_credential_state
 from fleetnet.errors import CredentialError, ProtocolError
-from fleetnet.events import HelloReceived, Received
+from fleetnet.events import Received
 from fleetnet.fields import FieldReader
 from fleetnet.frame import decode_ack
 from fleetnet.handshake import Hello, Welcome, decode_ending, decode_welcome
@@ -64,8 +64,7 @@ def fields(data: bytes) -> None:
 _PAYLOADS: list[Callable[[bytes], object]] = [
     decode_hello, decode_welcome, decode_ending, decode_ack, decode_forward, decode_credential,
     decode_credential_state, decode_relay, decode_announcement, blobs.decode_offer,
-    blobs.decode_chunk, blobs.decode_state, commands.decode_call, commands.decode_result,
-    commands.decode_config, commands.decode_config_state, commands.decode_log,
+    blobs.decode_chunk, blobs.decode_state, commands.decode_call, commands.decode_config,
 ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from fleetnet import credential as wire
 from fleetnet import errors, events
-from fleetnet.acceptor import AcceptorSession
+from fleetnet.acceptor import AcceptorSession, HelloReceived
 from fleetnet.credential import Credential, CredentialState
 from fleetnet.errors import CredentialError, FleetError, ProtocolError
 from fleetnet.frame import COMMANDS, CREDENTIAL, CREDENTIAL_STATE
@@ -202,7 +202,7 @@ class EnrolLink:
         now = port.ticks()
         self._session.receive_data(data, now)
         for event in self._session.take_events():
-            if isinstance(event, events.HelloReceived):
+            if isinstance(event, HelloReceived):
                 self._hello(event.hello, now)
             elif isinstance(event, events.Received):
                 self._received(event)

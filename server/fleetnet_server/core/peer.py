@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 from fleetnet import errors, events
 from fleetnet import frame as wire
-from fleetnet.acceptor import AcceptorSession
+from fleetnet.acceptor import AcceptorSession, HelloReceived
 from fleetnet.errors import FleetError
 from fleetnet.handshake import Hello
 from fleetnet.ports import port
 from fleetnet.reasons import reason_text
+from fleetnet.receiver import Gap
 from fleetnet.session import DOWN, GREETING, OPEN, OVER
 from fleetnet.ticks import ticks_diff
 from fleetnet_server.core.entering import STORE_RETRY_MS
@@ -141,9 +142,9 @@ class Peer(Windowed):
     # -- what the session says ---------------------------------------------------------
 
     def _handle(self, event: object, now: int) -> None:
-        if isinstance(event, events.HelloReceived):
+        if isinstance(event, HelloReceived):
             self._hello(event.hello, now)
-        elif isinstance(event, events.Gap):
+        elif isinstance(event, Gap):
             self._sessions.store.note_gap(
                 self.device_id, self.epoch_id, event.stream, event.first, event.last
             )

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fleetnet import errors
 from fleetnet.errors import FleetError
-from fleetnet.events import Gap
 from fleetnet.handshake import Hello
 from fleetnet.ports import port
 from fleetnet.reasons import reason_text
+from fleetnet.receiver import Gap
 from fleetnet.ticks import ticks_diff
 from fleetnet_server.core.events import Tell, tell_nobody
 from fleetnet_server.core.transport import Transport

@@ -8,10 +8,10 @@ import structlog
 
 from fleetnet import errors
 from fleetnet.errors import FleetError
-from fleetnet.events import Gap
 from fleetnet.handshake import Hello
 from fleetnet.limits import WINDOW
 from fleetnet.reasons import reason_text
+from fleetnet.receiver import Gap
 from fleetnet_server.config import Settings
 from fleetnet_server.core.audit_ports import AuditLog
 from fleetnet_server.core.bodies import DATA_KINDS, POLICY

@@ -17,7 +17,7 @@ _log = logging.getLogger("fleetnet.timers")
 # 10 ms, a tenth of an acknowledgement's delay.
 _SLOTS_A_S = 100
 
-# Seconds from which on a time is a far one; no retransmission waits so long (rtt.MAX_RTO_MS).
+# Seconds from which on a time is a far one; no retransmission waits so long (limits.MAX_RTO_MS).
 _FAR_S = 10.0
 # A keepalive is 75 s and more, the patience for a HELLO 15 s.
 _FAR_SLOTS = 100

@@ -9,10 +9,10 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from fleetnet.events import Gap
 from fleetnet.frame import OPTIONAL, READINGS
 from fleetnet.handshake import Hello
 from fleetnet.ports import port
+from fleetnet.receiver import Gap
 from fleetnet_server.core.duplicates import Duplicates
 from fleetnet_server.core.events import READINGS as SHOWN
 from fleetnet_server.core.live import LiveReading

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from fleetnet.events import Gap
 from fleetnet.handshake import CAN_COMMAND, Hello
+from fleetnet.receiver import Gap
 from fleetnet_server.core.events import FLEETING, Events
 from fleetnet_server.core.presence import Presence
 from fleetnet_server.core.transport import Transport

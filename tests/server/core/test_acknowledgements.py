@@ -5,8 +5,7 @@ import random
 from copy import deepcopy
 
 from fleetnet import frame as wire
-from fleetnet.acceptor import AcceptorSession
-from fleetnet.events import HelloReceived
+from fleetnet.acceptor import AcceptorSession, HelloReceived
 from fleetnet.handshake import Hello, Welcome
 from fleetnet.session import OPEN, Session
 

@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from fleetnet import errors
-from fleetnet.events import Gap
 from fleetnet.frame import OPTIONAL, READINGS
+from fleetnet.receiver import Gap
 from fleetnet_server.core import sessions as sessions_module
 from fleetnet_server.identity.policy import Policy, Rules
 from fleetnet_server.store.audit import AuditTable
