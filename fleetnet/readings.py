@@ -1,9 +1,7 @@
-"""Bodies of the telemetry messages: readings in batches, raw bytes, events.
+"""Bodies of the telemetry messages: readings in batches, events; raw.py has raw bytes.
 
     READINGS  JSON  [base_ms, boot, [channel, ...], [[channel index, dt_ms, value], ...]]
     EVENT     JSON  [base_ms, boot, name, value]
-    RAW       varint content format, varint n, n bytes channel (UTF-8),
-              varint base_ms, varint boot, then the bytes
 
 ``boot`` 0: ``base_ms`` is unix time in ms. ``boot`` above 0: ``base_ms`` is the uptime of
 that boot (the number of HELLO), and the receiver dates it. ``dt_ms`` is 0 or more.
@@ -13,11 +11,6 @@ Source: docs/protocol.md section 3.2.
 """
 
 import json
-
-from fleetnet.varint import put_varint
-
-# IANA CoAP content-format numbers (RFC 7252 section 12.3, RFC 8428).
-OCTET_STREAM = 42
 
 _BRACKETS = 24  # the fixed text of a batch, with room for a 13-digit base
 
@@ -95,17 +88,3 @@ class ReadingBatch:
 def encode_event(name: str, value: object, time_ms: int, boot: int = 0) -> bytes:
     """Return the body of EVENT. Raises ValueError as encode_value."""
     return ("[%d,%d,%s,%s]" % (time_ms, boot, json.dumps(name), encode_value(value))).encode()
-
-
-def encode_raw(
-    channel: str, data: bytes, time_ms: int, boot: int = 0, content_format: int = OCTET_STREAM
-) -> bytes:
-    """Return the body of RAW; ``data`` is copied once."""
-    head = bytearray()
-    name = channel.encode()
-    put_varint(head, content_format)
-    put_varint(head, len(name))
-    head.extend(name)
-    put_varint(head, time_ms)
-    put_varint(head, boot)
-    return bytes(head) + data

@@ -126,11 +126,14 @@ class Sender:
         if stream.next_seq + count > limits.MAX_SEQUENCE:
             raise LimitError("stream %d is at its last sequence number: begin an epoch" % number)
         flags = SEQUENCED | number
+        frames = []
         for index in range(count):
             part = payload if count == 1 else payload[index * size : (index + 1) * size]
             more = MORE if index < count - 1 else 0
-            stream.frames.append(Outgoing(stream.next_seq, kind, flags | more, part))
-            stream.next_seq += 1
+            frames.append(Outgoing(stream.next_seq + index, kind, flags | more, part))
+        # All or nothing: without memory for the last fragment the peer must not see the first.
+        stream.frames.extend(frames)
+        stream.next_seq += count
         stream.waiting += count
         return stream.next_seq - 1
 

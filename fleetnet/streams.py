@@ -112,7 +112,7 @@ def _context(ssl: "Context | bool | None") -> "Context | None":
         return None
     if ssl is not True:
         return ssl
-    if not runtime.HAS_SYSTEM_STORE:
+    if not getattr(runtime, "HAS_SYSTEM_STORE", False):  # MicroPython's has no such name
         if not _has_warned:
             _has_warned = True
             print("fleetnet: ssl=True encrypts but verifies nobody: pass a client_context(ca=...)")

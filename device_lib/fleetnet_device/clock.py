@@ -11,6 +11,9 @@ from fleetnet.ticks import ticks_diff
 # The server's time replaces an own clock that is off by more than this.
 _TRUST_MS = 2_000
 
+# So far from the server's time it has jumped; ticks may have stood still for a night's sleep.
+_JUMP_MS = 86_400_000
+
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,9 +49,15 @@ class Clock:
         return self._uptime_ms
 
     def own_ms(self) -> int:
-        """Return what the board's clock says, unix ms; 0 when it cannot be right."""
+        """Return what the board's clock says, unix ms; 0 when it cannot be right.
+
+        That is before its floor, or far from what the server said: it has jumped.
+        """
         now: int = self._port.unix_ms()
-        return now if now >= self.floor_ms else 0
+        server_ms = self.server_ms()
+        if now < self.floor_ms or (server_ms and abs(now - server_ms) > _JUMP_MS):
+            return 0
+        return now
 
     def unix_ms(self) -> int:
         """Return unix time in ms, 0 while unknown."""

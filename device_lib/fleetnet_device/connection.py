@@ -116,11 +116,14 @@ class Connection:
             server.server_hostname,
             timeout_ms,
         )
-        session = device.new_link(link.datagram)
-        self.endpoint = Endpoint(session, link, device.on_event, timeout_ms)
-        if self._is_auto and not self.datagram:
-            device.spawn(self._return_to_dtls(self.endpoint))
-        await self.endpoint.run()
+        try:
+            session = device.new_link(link.datagram)
+            self.endpoint = Endpoint(session, link, device.on_event, timeout_ms)
+            if self._is_auto and not self.datagram:
+                device.spawn(self._return_to_dtls(self.endpoint))
+            await self.endpoint.run()
+        finally:
+            link.close()
 
     async def _return_to_dtls(self, endpoint: "Endpoint") -> None:
         """End a session over TLS when it is time to try DTLS again."""

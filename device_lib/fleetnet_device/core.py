@@ -29,7 +29,7 @@ _POLL_MS = 1_000
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from typing import Any
 
 
@@ -70,6 +70,7 @@ class DeviceCore:
         self.is_renewing = False
         self._offered = 0
         self._is_started = False
+        self._loop: object = None
         self._tasks: "list[asyncio.Task[None]]" = []
         if self.credentials.own_key or "'identity" in _names(self.flash) + _names(self.folder):
             self.part("identity")
@@ -163,12 +164,32 @@ class DeviceCore:
 
     def spawn(self, work: "Coroutine[Any, Any, None]") -> "asyncio.Task[None]":
         """Run ``work`` until it ends or the device stops; its errors are reported."""
+        self._enter_loop()
         for task in self._tasks[:]:
             if task.done():
                 self._tasks.remove(task)
         task = asyncio.create_task(self._guard(work))
         self._tasks.append(task)
         return task
+
+    def _enter_loop(self) -> None:
+        """Forget the tasks of a loop that is gone, as after Ctrl-C: they never run again."""
+        loop = port.event_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            self._tasks = []
+            self._is_started = False
+            self.session.close_link()
+
+    async def _keep_up(self, work: "Callable[[], Coroutine[Any, Any, None]]") -> None:
+        """Run what must not end for as long as the device runs, whatever comes out of it."""
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                self.last_error = error
+                self.errors += 1
+            await port.sleep_ms(_POLL_MS)
 
     async def _guard(self, work: "Coroutine[Any, Any, None]") -> None:
         try:
@@ -188,6 +209,9 @@ class DeviceCore:
             await port.sleep_ms(_POLL_MS)
             self.clock.uptime_ms()  # an idle device must not miss the wrap of ticks
             self._outbox.poll(port.ticks())
+            if self._outbox.waiting:
+                self._feed()  # memory was too short, perhaps
+                self.wake()
 
     # -- what the connection calls ---------------------------------------------------
 

@@ -17,7 +17,8 @@ import asyncio
 from fleetnet import limits
 from fleetnet.frame import EVENT, EVENTS, RAW, READINGS, TELEMETRY
 from fleetnet.ports import port
-from fleetnet.readings import OCTET_STREAM, ReadingBatch, encode_event, encode_raw
+from fleetnet.raw import OCTET_STREAM
+from fleetnet.readings import ReadingBatch, encode_event
 from fleetnet.ticks import ticks_diff
 from fleetnet_device.core import CONNECTING, OFFLINE, ONLINE, REFUSED, DeviceCore
 from fleetnet_device.limits import BATCH_READINGS, OUTBOX_BYTES, SPOOL_BYTES, STOP_MS
@@ -126,6 +127,8 @@ class Device(DeviceCore):
         Raises:
             LimitError: above 64 KB, the channel's name and the head included.
         """
+        from fleetnet.raw import encode_raw
+
         time_ms, boot = self.clock.stamp()
         self.put(TELEMETRY, RAW, encode_raw(channel, data, time_ms, boot, content_format), 1)
         self.sent += 1
@@ -185,34 +188,38 @@ class Device(DeviceCore):
         return True
 
     async def start(self) -> None:
-        """Begin to connect; returns at once."""
+        """Begin to connect; returns at once. Also in another event loop than before."""
+        self._enter_loop()
         if not self._is_started:
             self._is_started = True
-            for work in (self.connection.run(), self._seal_in_time(), self._poll_outbox()):
-                self.spawn(work)
+            self._changed = asyncio.Event()
+            for work in (self.connection.run, self._seal_in_time, self._poll_outbox):
+                self.spawn(self._keep_up(work))
 
     async def stop(self, timeout_ms: int = STOP_MS) -> None:
         """Flush within ``timeout_ms``, say BYE, and disconnect.
 
         Also waits, as long, for a connection that is still being made.
         """
-        if self._is_started and self.state != REFUSED:
-            await self.flush(timeout_ms)
-        if self.is_open:
-            self.session.bye(port.ticks())
-            self.wake()
-            began = port.ticks()
-            while self.connection.endpoint and ticks_diff(port.ticks(), began) < timeout_ms:
-                await port.sleep_ms(10)
-        for task in self._tasks:
-            task.cancel()
-        self._tasks = []
         try:
-            await asyncio.sleep(0)
-        finally:  # a command that calls this is cancelled, too
-            self._outbox.close()
-            self._is_started = False
-            self.state = OFFLINE
+            if self._is_started and self.state != REFUSED:
+                await self.flush(timeout_ms)
+            if self.is_open:
+                self.session.bye(port.ticks())
+                self.wake()
+                began = port.ticks()
+                while self.connection.endpoint and ticks_diff(port.ticks(), began) < timeout_ms:
+                    await port.sleep_ms(10)
+        finally:  # also of who waits for this no longer
+            for task in self._tasks:
+                task.cancel()
+            self._tasks = []
+            try:
+                await asyncio.sleep(0)
+            finally:  # a command that calls this is cancelled, too
+                self._outbox.close()
+                self._is_started = False
+                self.state = OFFLINE
 
     async def __aenter__(self) -> "Device":
         await self.start()
@@ -227,18 +234,17 @@ class Device(DeviceCore):
         """Turn the open batch into a message."""
         batch = self._batch
         if batch.count:
-            payload, count = batch.to_payload(), batch.count
-            batch.clear()
-            self.put(TELEMETRY, READINGS, payload, count)
+            self.put(TELEMETRY, READINGS, batch.to_payload(), batch.count)
+            batch.clear()  # not before: memory may be too short for the message
 
     async def _seal_in_time(self) -> None:
         """Seal a batch when its first reading has waited for linger_ms."""
         while True:
-            await self._changed.wait()
-            self._changed.clear()
             while self._batch.count:
                 left = self._linger_ms - ticks_diff(port.ticks(), self._batch_began)
                 if left <= 0:
                     self._seal()
                 else:
                     await port.sleep_ms(left)
+            await self._changed.wait()
+            self._changed.clear()

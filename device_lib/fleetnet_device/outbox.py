@@ -127,9 +127,12 @@ class Outbox:
         entry.skip = self._skips.pop(stream, 0)
         self.waiting.append(entry)
         self.size += entry.size
-        while self._is_over():
-            self._make_room(session)
-        self.feed(session)
+        try:
+            while self._is_over():
+                self._make_room(session)
+            self.feed(session)
+        except MemoryError:
+            pass  # kept all the same: the next call of ``feed`` has another try
         return entry
 
     def _is_over(self) -> bool:
@@ -143,12 +146,15 @@ class Outbox:
             readings that the flash still had and the server has: count them as acknowledged.
         """
         full = set()
-        kept = []
-        for entry in self.waiting:
+        index = 0
+        while index < len(self.waiting):
+            entry = self.waiting[index]
             if entry.stream in full or not self._hand_over(session, entry):
                 full.add(entry.stream)
-                kept.append(entry)
-        self.waiting = kept
+                index += 1
+            else:
+                # At once, as memory may be too short for the next one.
+                self.waiting.pop(index)
         return 0
 
     def _first_number(self, session: "Session", entry: Entry) -> int:
@@ -168,14 +174,19 @@ class Outbox:
             entry.skip = 0
             if not session.has_room(stream, entry.size):
                 return False
-            entry.seq = session.send(stream, entry.kind, payload)
+            self.hold(entry)  # before the session has it, as memory may be too short for that
+            try:
+                entry.seq = session.send(stream, entry.kind, payload)
+            finally:
+                if not entry.seq:
+                    self.handed.pop()
+                    self.held -= entry.size
         except LimitError:
             # There is room and the size is right: the last sequence number is reached.
             self.is_epoch_over = True
             return False
         # The session has the bytes; those of fragments are copies.
         entry.payload = None
-        self.hold(entry)
         return True
 
     def hold(self, entry: Entry) -> None:
@@ -200,14 +211,10 @@ class Outbox:
     def delivered(self, stream: int, seq: int) -> int:
         """Forget what the server holds; return how many readings that were."""
         readings = 0
-        kept = []
-        for entry in self.handed:
-            if entry.stream == stream and entry.seq <= seq:
-                self.release(entry)
-                readings += entry.readings
-            else:
-                kept.append(entry)
-        self.handed = kept
+        for entry in [each for each in self.handed if each.stream == stream and each.seq <= seq]:
+            self.handed.remove(entry)
+            self.release(entry)
+            readings += entry.readings
         return readings
 
     def poll(self, now: int) -> None:

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 async def is_pinned(device: "DeviceCore") -> bool:
     """Say whether the server must be known by its public key: the date is unknown.
 
-    Without pins the time is asked of an NTP server, or the bundle's own date serves.
+    Without pins the time is asked of an NTP server, or the bundle's own date serves. A clock that
+    jumped is set by what the server said in this boot.
     """
+    server_ms = device.clock.server_ms()
+    if server_ms and set_board_clock(server_ms):
+        return False
     if device.credentials.pins:
         return True
     if device.credentials.ntp:

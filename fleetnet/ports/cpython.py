@@ -64,6 +64,11 @@ def platform_text() -> str:
     return f"cpython/{platform.python_version()} {sys.platform}"
 
 
+def event_loop() -> object:
+    """Return an object of the running event loop that no other one has."""
+    return asyncio.get_running_loop()
+
+
 async def sleep_ms(ms: int) -> None:
     """Sleep for ``ms`` milliseconds."""
     await asyncio.sleep(ms / 1000)

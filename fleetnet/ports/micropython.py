@@ -21,8 +21,6 @@ from fleetnet.ticks import PERIOD, ticks_diff
 
 __all__ = ("client_context",)
 
-HAS_SYSTEM_STORE = False
-
 # Ports count from 1970 or from 2000. No gmtime() for each reading: it makes a tuple of 9.
 _EPOCH_MS = 946_684_800_000 if time.gmtime(0)[0] == 2000 else 0
 _YEAR_2024_MS = 1_704_067_200_000
@@ -53,6 +51,11 @@ def unix_ms():
 def platform_text():
     """Return a short name of the firmware for HELLO."""
     return "micropython/%d.%d.%d %s" % (sys.implementation[1][:3] + (sys.platform,))
+
+
+def event_loop():
+    """Return an object of the running event loop that no other one has."""
+    return core._io_queue
 
 
 def readable(sock):

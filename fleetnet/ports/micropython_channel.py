@@ -157,28 +157,23 @@ class Channel:
 
     def recv(self, n):
         """Return 1 to ``n`` bytes (DTLS: of one record), b"" at the end, None for nothing now."""
-        io = self._open()
-        try:
-            data = io.recv(n)
-        except (OSError, ValueError, MemoryError) as error:
-            raise self.broken(error)
-        if data is not None:
-            self.admit()
-        return data
+        return self._do(self._open().recv, n)
 
     def write(self, view):
         """Return how many bytes were taken, or None: try again, with the very same bytes.
 
         mbedTLS insists on that. The first write includes the handshake.
         """
-        io = self._open()
+        return self._do(self._open().write, view)
+
+    def _do(self, call, argument):
         try:
-            count = io.write(view)
+            done = call(argument)
         except (OSError, ValueError, MemoryError) as error:
             raise self.broken(error)
-        if count is not None:
+        if done is not None:
             self.admit()
-        return count
+        return done
 
     def _open(self):
         if self._io is None:
@@ -230,10 +225,6 @@ class Channel:
         self.is_over()
         if self._io is None or not self._is_over:
             return None
-        return self._io.cipher()
-
-    def native_cipher(self):
-        """As cipher(), for a caller who knows that the handshake is over."""
         return self._io.cipher()
 
     def peer_certificate(self):

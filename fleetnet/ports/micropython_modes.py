@@ -119,7 +119,7 @@ def _octets(identity):
 
 
 def _check_suite(channel):
-    name = channel.native_cipher()[0]
+    name = channel.cipher()[0]
     return None if "-PSK-" in name else TrustError("%s: no suite of pre-shared keys" % name)
 
 

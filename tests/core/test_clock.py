@@ -2,9 +2,11 @@
 
 import sys
 
+from virtual_port import run
+
 from fleetnet.ticks import PERIOD
 from fleetnet_device.clock import Clock
-from fleetnet_device.unset_clock import assume_floor
+from fleetnet_device.unset_clock import assume_floor, is_pinned
 
 
 class Runtime:
@@ -65,6 +67,38 @@ def test_a_good_clock_is_kept_and_a_bad_one_corrected():
     assert clock.stamp() == (1_700_000_000_000, 0)
     clock.learn(1_700_000_009_000)
     assert clock.stamp() == (1_700_000_009_000, 0)
+
+
+def test_a_clock_that_jumps_by_years_is_not_believed():
+    for jump_ms in (10 * 365 * 86_400_000, -3 * 365 * 86_400_000):
+        port = Runtime(wall_ms=1_800_000_000_000)
+        clock = Clock(port, 1_600_000_000_000)
+        clock.learn(1_800_000_000_500)
+        assert clock.stamp() == (1_800_000_000_000, 0)
+        port.wall_ms += jump_ms
+        port.now += 1000
+        assert clock.own_ms() == 0, "certificates are not judged by it"
+        assert clock.stamp() == (1000, 7), "the back-end dates the reading"
+        port.wall_ms -= jump_ms  # somebody set it right
+        assert clock.stamp() == (1_800_000_000_000, 0)
+
+
+def test_a_board_whose_clock_jumped_connects_by_what_the_server_said():
+    class Board:
+        pass
+
+    sys.modules["machine"] = Machine
+    try:
+        Rtc.sets = []
+        port = Runtime(wall_ms=1_800_000_000_000)
+        board = Board()
+        board.clock = Clock(port, 1_790_000_000_000)
+        board.clock.learn(1_800_000_000_500)
+        port.wall_ms = 2_100_000_000_000
+        run(is_pinned(board))
+        assert [fields[0] for fields in Rtc.sets] == [2027], "not the bundle's date, nor pins"
+    finally:
+        del sys.modules["machine"]
 
 
 def test_a_clock_before_its_bundle_is_not_believed():

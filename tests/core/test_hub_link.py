@@ -13,7 +13,8 @@ from fleetnet.handshake import Hello
 from fleetnet.hub import Hub, Sensor
 from fleetnet.hub_link import Message
 from fleetnet.ports import port
-from fleetnet.readings import encode_event, encode_raw
+from fleetnet.raw import encode_raw
+from fleetnet.readings import encode_event
 from fleetnet.session import Session
 
 

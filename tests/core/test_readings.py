@@ -2,7 +2,8 @@
 
 import json
 
-from fleetnet.readings import ReadingBatch, encode_event, encode_raw, encode_value
+from fleetnet.raw import encode_raw
+from fleetnet.readings import ReadingBatch, encode_event, encode_value
 
 
 def refuses(action):

@@ -189,7 +189,7 @@ class VirtualWorld:
 
     Attributes:
         now: ms. own_ms: what the device's own clock says, unix ms.
-        contexts: of each link that was tried.
+        contexts: of each link that was tried. opened: each link that came up.
     """
 
     names = ("ticks", "unix_ms", "sleep_ms", "wait_for_ms", "client_context")
@@ -199,6 +199,7 @@ class VirtualWorld:
         self.now = 0
         self.own_ms = NOW_MS
         self.contexts = []
+        self.opened = []
         self._due = []
 
     def __enter__(self):
@@ -280,7 +281,8 @@ class VirtualWorld:
         except Exception as error:
             server.lost.append((number, type(error).__name__))
             raise
-        return Link(self, context)
+        self.opened.append(Link(self, context))
+        return self.opened[-1]
 
 
 async def _finish(awaitable, done):

@@ -19,7 +19,8 @@ from fleetnet.frame import (
     RELAY,
     RESULT,
 )
-from fleetnet.readings import ReadingBatch, encode_event, encode_raw
+from fleetnet.raw import encode_raw
+from fleetnet.readings import ReadingBatch, encode_event
 from fleetnet_server.core.bodies import decode_answer, decode_raw_untrusted, inspect_body
 from rules.tree import ROOT
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from fleetnet.frame import RAW
-from fleetnet.readings import encode_raw
+from fleetnet.raw import encode_raw
 from fleetnet_server.errors import StoreError
 from fleetnet_server.store.postgres import backlog, dating
 from fleetnet_server.store.postgres.backlog import Backlog

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fleetnet.frame import CONFIG_STATE, EVENT, RAW, RESULT
-from fleetnet.readings import encode_event, encode_raw
+from fleetnet.raw import encode_raw
+from fleetnet.readings import encode_event
 from fleetnet_server.core.relay_ports import Relayed
 from fleetnet_server.errors import StoreUnavailable
 from fleetnet_server.store.postgres.expanding import expand

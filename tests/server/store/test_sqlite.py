@@ -11,7 +11,8 @@ import apsw
 import pytest
 
 from fleetnet.frame import EVENT, RAW, READINGS
-from fleetnet.readings import encode_event, encode_raw
+from fleetnet.raw import encode_raw
+from fleetnet.readings import encode_event
 from fleetnet_server.core.bodies import Message, inspect_body
 from fleetnet_server.errors import IdentityError, StoreError, StoreUnavailable
 from fleetnet_server.store import schema
