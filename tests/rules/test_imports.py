@@ -5,7 +5,7 @@ import tomllib
 from rules.tree import ROOT
 
 # What opens links, waits and keeps time; every other module of fleetnet/ is the protocol.
-SHELL = {"__init__", "endpoint", "hub", "hub_link", "streams", "wrapping"}
+SHELL = {"__init__", "endpoint", "hub", "hub_link", "names", "streams", "wrapping"}
 
 
 def test_every_module_of_the_protocol_is_kept_from_clock_and_socket() -> None:
