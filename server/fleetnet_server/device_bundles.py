@@ -84,7 +84,8 @@ def renew_bundle(
                 old.rename(bundle)
             raise
         finally:
-            shutil.rmtree(old, ignore_errors=True)
+            if bundle.exists():  # else it is the only one: `fleetnet check` names it
+                shutil.rmtree(old, ignore_errors=True)
     return bundle
 
 
