@@ -78,14 +78,20 @@ class Clock:
             return now, 0
         return self.uptime_ms(), self.boot
 
-    def learn(self, server_unix_ms: int) -> None:
-        """Take the server's time when the own clock is unset or far off."""
+    def learn(self, server_unix_ms: int, waited_ms: int) -> None:
+        """Take the server's time when the own clock is unset or far off.
+
+        Args:
+            waited_ms: since it was asked. Its answer may be as old, where it got lost and came
+                again, so that a clock which is ahead by so much is not off.
+        """
         if not server_unix_ms:
             return
+        latest_ms = server_unix_ms + waited_ms + _TRUST_MS
         self._server_offset_ms = server_unix_ms - self.uptime_ms()
-        if abs(server_unix_ms - self.unix_ms()) > _TRUST_MS:
+        if not server_unix_ms - _TRUST_MS <= self.unix_ms() <= latest_ms:
             self._offset_ms = self._server_offset_ms
-        if abs(server_unix_ms - self.own_ms()) > _TRUST_MS:
+        if not server_unix_ms - _TRUST_MS <= self.own_ms() <= latest_ms:
             try:
                 from fleetnet_device.unset_clock import set_board_clock
             except MemoryError:

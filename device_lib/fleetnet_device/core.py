@@ -27,6 +27,9 @@ REFUSED = "refused"
 # How often the outbox looks whether messages should go to the flash.
 _POLL_MS = 1_000
 
+# A PONG that takes longer finds no link any more (fleetnet/session_link.py).
+_LATEST_PONG_MS = 6_000
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -68,7 +71,7 @@ class DeviceCore:
         self._outbox.restore(self.session)
         self.connection = Connection(self, connect_ms, return_ms)
         self.is_renewing = False
-        self._offered = 0
+        self._offered = self._greeted_ms = 0
         self._is_started = False
         self._loop: object = None
         self._tasks: "list[asyncio.Task[None]]" = []
@@ -229,7 +232,7 @@ class DeviceCore:
         hello.software = "fleetnet/%s %s" % (__version__, port.platform_text())
         hello.codecs = bytes((50, 42))
         hello.boot = self.clock.boot
-        hello.uptime_ms = self.clock.uptime_ms()
+        hello.uptime_ms = self._greeted_ms = self.clock.uptime_ms()
         hello.unix_ms = self.clock.unix_ms()
         if self.flash:
             hello.capabilities = CAN_ROTATE
@@ -264,7 +267,7 @@ class DeviceCore:
         elif isinstance(event, Opened):
             self._opened(event)
         elif isinstance(event, TimeHeard):
-            self.clock.learn(event.unix_ms)
+            self.clock.learn(event.unix_ms, _LATEST_PONG_MS)
 
     def _feed(self) -> None:
         """Hand the session what it has room for."""
@@ -276,7 +279,7 @@ class DeviceCore:
         self.connects += 1
         self.last_error = None
         self.connection.note_opened()
-        self.clock.learn(event.welcome.unix_ms)
+        self.clock.learn(event.welcome.unix_ms, self.clock.uptime_ms() - self._greeted_ms)
         self._feed()
         for part in self._parts.values():
             if part.capability & ~self._offered:

@@ -109,7 +109,7 @@ class _Request:
         hello = Hello()
         hello.capabilities = CAN_ROTATE | CAN_MAKE_KEY
         hello.boot = clock.boot
-        hello.uptime_ms = clock.uptime_ms()
+        hello.uptime_ms = self._greeted_ms = clock.uptime_ms()
         self.session.open_link(port.ticks(), False, hello)
 
     def take(self, event: object) -> None:
@@ -117,7 +117,8 @@ class _Request:
         self._device.progress()
         session = self.session
         if isinstance(event, Opened):
-            self._device.clock.learn(event.welcome.unix_ms)
+            clock = self._device.clock
+            clock.learn(event.welcome.unix_ms, clock.uptime_ms() - self._greeted_ms)
             session.send(COMMANDS, CREDENTIAL_STATE, self._body)
         elif isinstance(event, Received):
             if event.kind & ~OPTIONAL == CREDENTIAL:

@@ -291,7 +291,7 @@ class Hub:
 
     def _on_event(self, event):
         if isinstance(event, events.Opened):
-            self.clock.learn(event.welcome.unix_ms)
+            self.clock.learn(event.welcome.unix_ms, 0)
             self._outbox.feed(self.session)
             self.part.opened(event.welcome)
         elif isinstance(event, events.Delivered):
@@ -304,7 +304,7 @@ class Hub:
         elif isinstance(event, (events.Closed, events.Refused)):
             self.wire.cut()
         if isinstance(event, events.TimeHeard):
-            self.clock.learn(event.unix_ms)
+            self.clock.learn(event.unix_ms, 0)
 
     def tick(self):
         """The shell: what tasks of a device do."""
