@@ -6,10 +6,8 @@
 ``base_ms`` and ``boot``: see readings.py. Source: docs/protocol.md section 3.2.
 """
 
+from fleetnet.readings import OCTET_STREAM
 from fleetnet.varint import put_varint
-
-# IANA CoAP content-format number of bytes that are nothing else (RFC 7252 section 12.3).
-OCTET_STREAM = 42
 
 
 def encode_raw(

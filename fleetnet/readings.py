@@ -12,6 +12,9 @@ Source: docs/protocol.md section 3.2.
 
 import json
 
+# IANA CoAP content-format number of bytes that are nothing else (RFC 7252 section 12.3).
+OCTET_STREAM = 42
+
 _BRACKETS = 24  # the fixed text of a batch, with room for a 13-digit base
 
 

@@ -17,8 +17,7 @@ import asyncio
 from fleetnet import limits
 from fleetnet.frame import EVENT, EVENTS, RAW, READINGS, TELEMETRY
 from fleetnet.ports import port
-from fleetnet.raw import OCTET_STREAM
-from fleetnet.readings import ReadingBatch, encode_event
+from fleetnet.readings import OCTET_STREAM, ReadingBatch, encode_event
 from fleetnet.ticks import ticks_diff
 from fleetnet_device.core import CONNECTING, OFFLINE, ONLINE, REFUSED, DeviceCore
 from fleetnet_device.limits import BATCH_READINGS, OUTBOX_BYTES, SPOOL_BYTES, STOP_MS

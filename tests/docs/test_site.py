@@ -17,7 +17,7 @@ import pytest
 import fleetnet_device
 import fleetnet_server
 from docs.built_site import Built, build_once
-from fleetnet import names, raw
+from fleetnet import names, readings
 from fleetnet_device import limits
 from fleetnet_device.device import Device
 from interpreters import ROOT
@@ -131,7 +131,7 @@ def test_defaults_that_are_names_have_their_numbers() -> None:
     shown = re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|$", text, re.MULTILINE)
     assert len(shown) == 6
     for name, number in shown:
-        home = raw if name == "OCTET_STREAM" else limits
+        home = readings if name == "OCTET_STREAM" else limits
         assert getattr(home, name) == int(number), name
 
 
