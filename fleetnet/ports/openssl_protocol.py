@@ -20,7 +20,6 @@ LINGER_S = 1.0
 # hands over up to 256 KiB at once.
 _SLICE = 16384
 
-
 # Type, version and length (RFC 8446 section 5.1).
 _RECORD_HEAD = 5
 

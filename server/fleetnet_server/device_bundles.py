@@ -1,7 +1,6 @@
 """Registers devices and makes their bundles: key, certificate, anchor, configuration."""
 
 import json
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from fleetnet_server.errors import FolderError, StoreError
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.bundle import bundle_config
 from fleetnet_server.identity.files import (
+    hidden_beside,
     make_private_folder,
     move_folder_into_place,
     write_new_file,
@@ -115,7 +115,7 @@ def _made_bundle(
 
     Raises FolderError.
     """
-    temporary = folder / "devices" / f".{name}.{secrets.token_hex(4)}"
+    temporary = hidden_beside(folder / "devices" / name)
     lifetime = timedelta(seconds=settings.device_lifetime_s)
     credential = authority.issue_device(name, lifetime=lifetime)
     config = bundle_config(folder, settings, name, transport)

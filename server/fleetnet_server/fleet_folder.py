@@ -1,6 +1,5 @@
 """A new fleet folder, whole or not at all, and what its server's certificate is for."""
 
-import secrets
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +9,7 @@ from fleetnet_server.errors import FolderError
 from fleetnet_server.identity.authority import DEFAULT_NAME, Authority
 from fleetnet_server.identity.files import (
     PUBLIC,
+    hidden_beside,
     make_private_folder,
     move_folder_into_place,
     write_new_file,
@@ -42,7 +42,7 @@ def create_fleet(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FolderError(f"{folder} is not empty and was left alone: name another folder")
-    temporary = folder.absolute().with_name(f".{folder.absolute().name}.{secrets.token_hex(4)}")
+    temporary = hidden_beside(folder.absolute())
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         make_private_folder(temporary)

@@ -147,18 +147,23 @@ def speak_after(may_take_s: float) -> Talk:
     return talk
 
 
+def take_all(secure: ssl.SSLSocket, count: int, received: "hashlib._Hash") -> None:
+    """Receive so many bytes."""
+    left = count
+    while left:
+        data = secure.recv(min(left, 65536))
+        assert data, f"{left} B are missing"
+        received.update(data)
+        left -= len(data)
+
+
 def read_late(count: int, received: "hashlib._Hash", answer: bytes) -> Talk:
     """Say nothing for a while, so that the client's buffers fill; then take all, and answer."""
 
     def talk(secure: ssl.SSLSocket) -> None:
         assert secure.recv(100) == b"start\n"
         time.sleep(0.3)
-        left = count
-        while left:
-            data = secure.recv(min(left, 65536))
-            assert data, f"{left} B are missing"
-            received.update(data)
-            left -= len(data)
+        take_all(secure, count, received)
         secure.sendall(answer)
 
     return talk

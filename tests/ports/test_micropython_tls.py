@@ -24,6 +24,7 @@ from ports.peers import (
     server,
     server_of,
     speak_after,
+    take_all,
     wait_longer,
     write_files,
 )
@@ -211,12 +212,7 @@ def test_big_transfer_is_exact_both_ways(
 
     def exchange(secure: ssl.SSLSocket) -> None:
         secure.sendall(BULK)
-        left = BULK_BYTES
-        while left:
-            data = secure.recv(min(left, 65536))
-            assert data, f"{left} B are missing"
-            received.update(data)
-            left -= len(data)
+        take_all(secure, BULK_BYTES, received)
         secure.sendall(b"all of it\n")
 
     context = server_of(tmp_path, pki.server, version)

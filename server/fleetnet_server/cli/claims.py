@@ -1,7 +1,6 @@
 """`fleetnet device claim` and `fleetnet device renew`: first and further identities."""
 
 import json
-import secrets
 import shutil
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from fleetnet_server.config import Settings, load_settings
 from fleetnet_server.errors import ConfigError, FolderError, unknown_device
 from fleetnet_server.identity.bundle import claim_config
 from fleetnet_server.identity.files import (
+    hidden_beside,
     make_private_folder,
     move_folder_into_place,
     write_new_file,
@@ -140,7 +140,7 @@ def _make_bundle(folder: Path, settings: Settings, name: str, transport: str, to
     """Make FOLDER/devices/NAME with a config.json and nothing else; replace that of a claim."""
     config = claim_config(folder, settings, name, transport, token)
     bundle = folder / "devices" / name
-    temporary = bundle.with_name(f".{name}.{secrets.token_hex(4)}")
+    temporary = hidden_beside(bundle)
     try:
         make_private_folder(temporary)
         write_new_file(temporary / "config.json", json.dumps(config, indent=1).encode())

@@ -3,7 +3,6 @@
 `assign` and `unassign` write the store; a running server acts on it within a quarter of a second.
 """
 
-import secrets
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +17,7 @@ from fleetnet_server.errors import FolderError, unknown_device
 from fleetnet_server.identity.authority import Authority
 from fleetnet_server.identity.certificate import public_key_hash
 from fleetnet_server.identity.files import (
+    hidden_beside,
     make_private_folder,
     move_folder_into_place,
     write_new_file,
@@ -137,7 +137,7 @@ def cert(folder: Path, name: str, hosts: tuple[str, ...], as_json: bool) -> None
 
 def _place(place: Path, files: dict[str, bytes]) -> Path:
     """Make a folder with these files, whole or not at all. Raises FolderError."""
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    temporary = hidden_beside(place)
     try:
         place.parent.mkdir(mode=0o700, exist_ok=True)
         make_private_folder(temporary)

@@ -1,7 +1,6 @@
 """`fleetnet psk`: pre-shared keys of devices. A key is shown once, or only put into a bundle."""
 
 import json
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from fleetnet_server.config import load_settings
 from fleetnet_server.errors import FolderError, StoreError, unknown_device
 from fleetnet_server.identity.bundle import bundle_config
 from fleetnet_server.identity.files import (
+    hidden_beside,
     make_private_folder,
     move_folder_into_place,
     replace_file,
@@ -218,7 +218,7 @@ def _text(config: dict[str, Any]) -> bytes:
 
 def _make_bundle(place: Path, config: dict[str, Any], identity: str, key: bytes) -> None:
     """Make FOLDER/devices/NAME/config.json, whole or not at all. Raises FolderError."""
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    temporary = hidden_beside(place)
     try:
         make_private_folder(temporary)
         text = _text(config | {"psk": _config_entry(identity, key)})

@@ -19,7 +19,7 @@ def write_new_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
         FolderError: there is a file of that name; it was left alone.
         OSError: disk full, no permission; no file of that name was left.
     """
-    temporary = _beside(path)
+    temporary = hidden_beside(path)
     try:
         _write(temporary, data, mode)
         # A rename would replace an existing file; a link never does.
@@ -37,7 +37,7 @@ def replace_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
     Raises:
         OSError: disk full, no permission; the old one was left alone.
     """
-    temporary = _beside(path)
+    temporary = hidden_beside(path)
     try:
         _write(temporary, data, mode)
         os.replace(temporary, path)
@@ -47,9 +47,12 @@ def replace_file(path: Path, data: bytes, mode: int = PRIVATE) -> None:
     sync_folder(path.parent)
 
 
-def _beside(path: Path) -> Path:
-    """Return another name in the same folder; known before there is a file of it, so that it goes
-    at whatever moment a command is interrupted."""
+def hidden_beside(path: Path) -> Path:
+    """Return the name in the same folder that a file or folder has until it is whole.
+
+    Known before there is anything of it, so that it goes at whatever moment a command is
+    interrupted; what is left of one that was killed is found by it (doctor/preflight.py).
+    """
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 

@@ -7,11 +7,11 @@ Addresses are absolute: the mip of MicroPython 1.25 raises ValueError for relati
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from fleetnet_server.identity.files import PUBLIC, replace_file
 from fleetnet_server.provision.errors import PackageError
 from fleetnet_server.provision.library import Module
 
@@ -56,23 +56,14 @@ def write_served_index(folder: Path, files: dict[str, bytes], base: str, version
         for path, data in files.items():
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            _put(target, data)
+            replace_file(target, data, PUBLIC)  # a board that asks meanwhile gets no half of it
         # Last: what it names is there.
         index = folder / "package.json"
-        _put(index, _document([(p, f"{base}/{p}") for p in files], version).encode())
+        document = _document([(p, f"{base}/{p}") for p in files], version)
+        replace_file(index, document.encode(), PUBLIC)
     except OSError as error:
         raise PackageError(f"{folder} cannot be written: {error}") from error
     return index
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Write a file over what is there: a board that asks meanwhile gets no half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _document(urls: Iterable[tuple[str, str]], version: str) -> str:

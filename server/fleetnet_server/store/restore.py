@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import tarfile
 import time
@@ -25,7 +24,12 @@ from typing import IO, Any, NamedTuple
 import apsw
 
 from fleetnet_server.errors import FolderError, StoreError
-from fleetnet_server.identity.files import PRIVATE_FOLDER, move_folder_into_place, sync_folder
+from fleetnet_server.identity.files import (
+    PRIVATE_FOLDER,
+    hidden_beside,
+    move_folder_into_place,
+    sync_folder,
+)
 from fleetnet_server.store import schema
 from fleetnet_server.store.audit_rows import add_audit
 from fleetnet_server.store.backup import FORMAT, MANIFEST, Advance
@@ -87,7 +91,7 @@ def restore_backup(
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
     """Make a folder beside the wanted one; it goes when something fails."""
-    temporary = folder.absolute().with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    temporary = hidden_beside(folder.absolute())
     try:
         temporary.mkdir(mode=PRIVATE_FOLDER)
         yield temporary

@@ -72,12 +72,18 @@ async def test_reports_after_the_commit_in_order(store: StoreOnDemand) -> None:
     await writer.close()
 
 
-async def test_what_arrives_during_a_commit_makes_the_next_batch(store: StoreOnDemand) -> None:
-    done: Done = []
+async def committing_one(store: StoreOnDemand, done: Done) -> Writer[int]:
+    """Return a writer whose first message is being committed, until there is permission."""
     writer = Writer[int](store, done.extend, interval_s=0, max_rows=100)
     store.permission.clear()
     writer.put(message(store, 1), 1)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.05)
+    return writer
+
+
+async def test_what_arrives_during_a_commit_makes_the_next_batch(store: StoreOnDemand) -> None:
+    done: Done = []
+    writer = await committing_one(store, done)
     for seq in range(2, 152):
         writer.put(message(store, seq), seq)
     store.permission.set()
@@ -110,10 +116,7 @@ async def test_a_large_batch_is_no_larger_than_a_worker_may_send(
     monkeypatch.setattr(writer_module, "_ALWAYS_FIT", 2)
     monkeypatch.setattr(writer_module, "_MOST_TEXT", 3 * len(message(store, 1).body))
     done: Done = []
-    writer = Writer[int](store, done.extend, interval_s=0, max_rows=100)
-    store.permission.clear()
-    writer.put(message(store, 1), 1)
-    await asyncio.sleep(0.05)
+    writer = await committing_one(store, done)
     for seq in range(2, 8):
         writer.put(message(store, seq), seq)
     # As many as always fit go together, whatever their size.
